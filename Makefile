@@ -1,0 +1,48 @@
+# Everything a fresh machine needs: Python >= 3.11, make, and the package registries.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+AGENT := envfarm/sandbox/_bin/envfarm-agent
+
+.PHONY: setup agent system demo test test-all check clean go-test
+.DEFAULT_GOAL := setup
+
+# The stamp holds the machine's Python, so that another interpreter sets up again.
+$(VENV)/.stamp: pyproject.toml $(wildcard constraints/*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit("envfarm needs Python 3.11 or later: set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --quiet install --constraint constraints/dev.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/dev.txt --editable '.[dev]'
+	@touch $@
+
+$(AGENT): $(shell find k8s/agent -name '*.go' -not -name '*_test.go' 2>/dev/null) k8s/agent/go.mod | $(VENV)/.stamp
+	@bash scripts/build_agent.sh $(AGENT)
+
+system:
+	@bash scripts/system_packages.sh
+
+agent: $(AGENT)
+
+setup: $(VENV)/.stamp $(AGENT)
+
+demo: setup
+	@$(BIN)/envfarm demo
+
+test: setup system
+	@$(BIN)/python -m pytest -q -m "not slow and not browser and not registry and not k8s and not docker and not gpu"
+
+test-all: setup system go-test
+	@$(BIN)/python -m pytest -q -m "not k8s and not docker and not gpu"
+
+go-test: setup
+	@bash scripts/go.sh test ./...
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(AGENT) runs build dist

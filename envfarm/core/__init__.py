@@ -1,0 +1,1 @@
+"""Nouns, identity, ports, errors, configuration. Standard library and pydantic only."""

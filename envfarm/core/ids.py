@@ -1,0 +1,27 @@
+"""Names that are safe everywhere: file systems, image names, Kubernetes labels, URLs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+_UNSAFE = re.compile(r"[^a-z0-9._-]+")
+
+
+def slug(text: str, limit: int = 80) -> str:
+    """Lower case, ``[a-z0-9._-]``, no leading or trailing punctuation. Too long: cut, with a hash of the whole."""
+    clean = _UNSAFE.sub("-", text.lower()).strip("-._") or "x"
+    if len(clean) <= limit:
+        return clean
+    return clean[: limit - 9].rstrip("-._") + "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def task_id(owner: str, repo: str, key: str) -> str:
+    """``owner__repo-key``, the field's form of an instance id."""
+    return f"{slug(owner, 40)}__{slug(repo, 40)}-{slug(key, 38)}"
+
+
+def box_id() -> str:
+    """A fresh random name for a box: ``box-`` and 12 hex digits."""
+    return "box-" + secrets.token_hex(6)
