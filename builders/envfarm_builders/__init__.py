@@ -1,0 +1,1 @@
+"""Repository + issue -> candidate -> recipe -> environment -> task."""

@@ -1,0 +1,1 @@
+"""Source histories: git clones, and package releases laid out as one."""

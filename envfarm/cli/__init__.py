@@ -1,0 +1,1 @@
+"""The command line: a root. One module for each noun; heavy imports happen after the arguments are parsed."""

@@ -1,0 +1,1 @@
+"""Drives an agent through an episode: session, tools, harnesses, scripted policies, submissions."""

@@ -1,0 +1,3 @@
+module envfarm/agent
+
+go 1.25
