@@ -72,7 +72,7 @@ def unpack(data: bytes, limits: ArchiveLimits | None = None) -> dict[str, File]:
                 _take(tar, info, files)
     except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError) as error:
         # The boundary: every way in which the standard library calls an archive damaged becomes one reason.
-        raise refused(f"it is damaged: {error}") from error
+        raise refused(f"it is damaged: {error}", phase="read") from error
     check_tree(files)
     return files
 
@@ -122,9 +122,9 @@ def top_folder(names: Iterable[str]) -> str | None:
     return tops.pop() if len(tops) == 1 else None
 
 
-def refused(why: str) -> EnvfarmError:
-    """The error for an archive that is not let in."""
-    return EnvfarmError(f"The archive is refused: {why}.", reason=Reason.archive_refused, phase="unpack")
+def refused(why: str, phase: str = "unpack") -> EnvfarmError:
+    """The error for an archive that is not let in; its phase is ``read`` where the archive is damaged."""
+    return EnvfarmError(f"The archive is refused: {why}.", reason=Reason.archive_refused, phase=phase)
 
 
 def _take(tar: tarfile.TarFile, info: tarfile.TarInfo, files: dict[str, File]) -> None:
@@ -144,7 +144,7 @@ def _take(tar: tarfile.TarFile, info: tarfile.TarInfo, files: dict[str, File]) -
         source = tar.extractfile(info)
         data = source.read() if source else b""
         if len(data) != info.size:
-            raise refused(f"it is damaged: {info.name!r} is cut short")
+            raise refused(f"it is damaged: {info.name!r} is cut short", phase="read")
         files[name] = File(data, info.mode & 0o777)
     else:
         raise refused(f"{info.name!r} is neither a file, a folder nor a link")

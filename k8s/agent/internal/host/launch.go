@@ -24,17 +24,18 @@ func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 // launchPlan is everything launch does before it becomes the command.
 type launchPlan struct {
 	uid, gid int // -1: keep ours
+	parent   int // 0: live on without it
 	cgroups  []string
 	fds      map[int]int // destination -> source
 	limits   map[int]uint64
 	argv     []string
 }
 
-
 // Launch joins cgroups, gives up every privilege, sets resource limits and becomes the command. It returns only when
 // it could not, with exit status 126; the reason is one line on standard error.
 //
-//	envfarm-agent launch [--uid U --gid G] [--cgroup DIR]... [--fd SRC:DST]... [--core N] [--fsize N] [--nofile N] -- CMD...
+//	envfarm-agent launch [--uid U --gid G] [--die-with PID] [--cgroup DIR]... [--fd SRC:DST]...
+//	                     [--core N] [--fsize N] [--nofile N] -- CMD...
 func Launch(args []string) int {
 	plan, err := parseLaunch(args)
 	if err == nil {
@@ -51,6 +52,7 @@ func parseLaunch(args []string) (*launchPlan, error) {
 	var cgroups, fds list
 	flags.IntVar(&plan.uid, "uid", -1, "user id to become")
 	flags.IntVar(&plan.gid, "gid", -1, "group id to become")
+	flags.IntVar(&plan.parent, "die-with", 0, "parent whose death kills the command")
 	flags.Var(&cgroups, "cgroup", "cgroup folder to join")
 	flags.Var(&fds, "fd", "descriptor to hand over, SRC:DST")
 	limits := map[string]int{"core": syscall.RLIMIT_CORE, "fsize": syscall.RLIMIT_FSIZE, "nofile": syscall.RLIMIT_NOFILE}
@@ -101,6 +103,11 @@ func (p *launchPlan) exec() error {
 	}
 	if err := p.dropPrivileges(); err != nil {
 		return err
+	}
+	if p.parent > 0 {
+		if err := dieWith(p.parent); err != nil {
+			return err
+		}
 	}
 	err := syscall.Exec(p.argv[0], p.argv, os.Environ())
 	return fmt.Errorf("%s: %w", p.argv[0], err)
@@ -166,6 +173,20 @@ func (p *launchPlan) dropPrivileges() error {
 	return dropAmbient()
 }
 
+// dieWith asks the kernel for SIGKILL at the parent's death. Only now: giving up privileges clears the request. The
+// question that follows closes the gap in which the parent may already have died.
+func dieWith(parent int) error {
+	const prSetPdeathsig = 1
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("parent death signal: %w", errno)
+	}
+	if os.Getppid() != parent {
+		return fmt.Errorf("parent %d is gone", parent)
+	}
+	return nil
+}
+
 // dropAmbient empties the capability sets that a uid of 0 in a user namespace, or a service manager, may have given
 // us: the ambient set survives exec even of an ordinary program.
 func dropAmbient() error {
@@ -176,4 +197,3 @@ func dropAmbient() error {
 	}
 	return nil
 }
-

@@ -65,6 +65,9 @@ func Reap(args []string) int {
 
 // isStale says that nobody is left who would clean up: the owner is dead, or a detached box has ended.
 func isStale(r *record) bool {
+	if !r.here() {
+		return r.overdue()
+	}
 	if r.Detached {
 		return !r.Monitor.alive() && !r.Owner.alive()
 	}
@@ -101,7 +104,7 @@ func awaitEnd(dir string) {
 		if err != nil || (!r.Monitor.alive() && !r.Init.alive()) {
 			return
 		}
-		if !r.Deadline.IsZero() && time.Now().After(r.Deadline.Add(deadlineGrace)) {
+		if r.overdue() {
 			return
 		}
 		time.Sleep(200 * time.Millisecond)
@@ -119,15 +122,17 @@ func reapBox(dir string) error {
 		return err
 	}
 	deadline := time.Now().Add(reapBudget)
-	r.Init.kill() // process 1 of a pid namespace takes every other process in it along
-	r.Monitor.kill()
+	if r.here() {
+		r.Init.kill() // process 1 of a pid namespace takes every other process in it along
+		r.Monitor.kill()
+	}
 	var failed []error
 	for _, cgroup := range r.Cgroups {
 		if err := removeCgroup(cgroup, deadline); err != nil {
 			failed = append(failed, err)
 		}
 	}
-	for (r.Init.alive() || r.Monitor.alive()) && time.Now().Before(deadline) {
+	for r.here() && (r.Init.alive() || r.Monitor.alive()) && time.Now().Before(deadline) {
 		time.Sleep(retryInterval)
 	}
 	if len(failed) > 0 {

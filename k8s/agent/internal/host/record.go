@@ -25,6 +25,7 @@ type record struct {
 	Monitor  process   `json:"monitor"` // bwrap, outside the box
 	Init     process   `json:"init"`    // the agent: process 1 of the box
 	Cgroups  []string  `json:"cgroups"`
+	PidSpace string    `json:"pid_namespace"` // in which the pids above mean something
 	Deadline time.Time `json:"deadline_at"`
 	Detached bool      `json:"detached"`
 }
@@ -39,6 +40,17 @@ func readRecord(dir string) (*record, error) {
 		return nil, fmt.Errorf("%s/box.json: %w", dir, err)
 	}
 	return &r, nil
+}
+
+// here says that the record's pids are ours to judge: a home may be shared between containers.
+func (r *record) here() bool {
+	space, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && space == r.PidSpace
+}
+
+// overdue says that the box cannot be running any more, wherever it was: its own agent has ended it.
+func (r *record) overdue() bool {
+	return !r.Deadline.IsZero() && time.Now().After(r.Deadline.Add(deadlineGrace))
 }
 
 // startTime of a live process; a zombie counts as dead.

@@ -43,6 +43,7 @@ func Faultf(reason, format string, args ...any) *Fault {
 
 // Conn frames a connection. Writes may come from several goroutines, reads from one.
 type Conn struct {
+	Claimed bool // another goroutine reads from it for good
 	raw     net.Conn
 	reader  *bufio.Reader
 	header  [5]byte

@@ -1,0 +1,388 @@
+"""Python sources compared by what they do: normalised syntax trees, tests with what they rest on, names."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_TYPING = frozenset({"typing", "typing_extensions", "collections.abc", "_typeshed", "types"})
+_VERSION_NAMES = frozenset({"__version__", "version", "VERSION", "__version_info__", "version_info", "version_tuple",
+                            "__version_tuple__", "__date__", "__commit_id__", "commit_id", "__author__", "__license__",
+                            "__copyright__", "__email__"})  # fmt: skip
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def parse(source: bytes) -> ast.Module | None:
+    """The syntax tree, or None for what is not Python 3 (or nested beyond the parser's limits)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old sources escape carelessly
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # a boundary: the text is not ours
+
+
+def behaviour(tree: ast.Module) -> str:
+    """A text that two modules share when they differ only in comments, docstrings, annotations, imports for typing,
+    order of imports, version strings, or spelling that Python 3 made needless (``object``, ``super(A, self)``)."""
+    tree = _Normaliser().visit(_copy(tree))
+    imports = sorted(ast.dump(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+    rest = [ast.dump(node) for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join([*imports, *rest])
+
+
+def words(source: bytes) -> set[str]:
+    """Every identifier-like word of a text."""
+    return set(_WORD.findall(source.decode("utf-8", "replace")))
+
+
+def new_names(base: bytes, fix: bytes) -> set[str]:
+    """Identifiers in code (not in comments or strings) of ``fix`` that are no word of ``base``."""
+    tree = parse(fix)
+    return (identifiers(tree) if tree else set()) - words(base)
+
+
+def identifiers(node: ast.AST) -> set[str]:
+    """Names, attributes, arguments, keywords and definitions below ``node``."""
+    found: set[str] = set()
+    for child in ast.walk(node):
+        match child:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
+                found.add(name)
+            case ast.keyword(arg=str(name)):
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.alias(name=name, asname=alias):
+                found.update(name.split("."))
+                if alias:
+                    found.add(alias)
+            case _:
+                pass
+    return found
+
+
+@dataclass(frozen=True)
+class TestFunction:
+    """A test of a module and everything in the module that it rests on."""
+
+    __test__ = False
+
+    name: str
+    """``Class.test_x`` or ``test_x``."""
+    body: str
+    """Normalised code of the function itself, decorators included, its name left out."""
+    whole: str
+    """``body`` with the code of every helper, constant and fixture of the module that it reaches."""
+    identifiers: frozenset[str]
+    """Of the function's own body."""
+    fixtures: frozenset[str]
+    """Identifiers in fixtures and set-up methods of the module that run before it."""
+    decorators: str
+    """Source of its own and its class's decorators."""
+
+
+@dataclass
+class TestModule:
+    """Tests of one module and what importing it takes."""
+
+    __test__ = False
+
+    tests: dict[str, TestFunction]
+    imports: list[tuple[str, str]] = field(default_factory=list)
+    """``(module, name)`` imported when the module is; name '' for ``import module``. Guarded imports are left out."""
+    import_time: set[str] = field(default_factory=set)
+    """Attributes and keywords evaluated when the module is imported: decorators, defaults, class bodies, constants."""
+
+
+def test_module(tree: ast.Module, package: str = "") -> TestModule:
+    """Read a test module. ``package`` resolves its relative imports."""
+    plain = _Normaliser().visit(_copy(tree))
+    helpers = {name: node for node in plain.body for name in _bound(node)}
+    code = {name: ast.dump(node) for name, node in helpers.items()}
+    reach = {name: identifiers(node) for name, node in helpers.items()}
+    tests: dict[str, TestFunction] = {}
+    for owner, function in _functions(plain):
+        used = identifiers(function) | ({owner.name} if owner else set())
+        if owner is not None:
+            used |= {name for base in owner.bases for name in identifiers(base)}
+            for item in owner.body:
+                if not isinstance(item, FUNCTIONS) or not item.name.startswith("test"):
+                    used |= identifiers(item)
+        own = _dump_nameless(function)
+        # A class that holds tests is not itself something its tests rest on: only its other members are.
+        shared = [] if owner is None else [ast.dump(item) for item in owner.body if not _is_test(item)]
+        reached = _closure(used, reach)
+        rest = sorted(code[name] for name in reached if not _holds_tests(helpers[name]) and not _is_test(helpers[name]))
+        name = f"{owner.name}.{function.name}" if owner else function.name
+        tests[name] = TestFunction(
+            name=name,
+            body=own,
+            whole="\n".join([own, *shared, *rest]),
+            identifiers=frozenset(identifiers(function)),
+            fixtures=frozenset(_fixture_identifiers(function, owner, helpers, reach)),
+            decorators="\n".join(
+                ast.unparse(item) for item in [*function.decorator_list, *(owner.decorator_list if owner else [])]
+            ),
+        )
+    return TestModule(tests, list(module_imports(tree, package)), _import_time(tree))
+
+
+def module_imports(tree: ast.Module, package: str = "") -> Iterator[tuple[str, str]]:
+    """Unguarded imports that run when the module is imported."""
+    for node in _import_time_statements(tree.body):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, ""
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                parts = package.split(".") if package else []
+                parts = parts[: len(parts) - (node.level - 1)] if node.level > 1 else parts
+                module = ".".join([*parts, *([module] if module else [])])
+            for alias in node.names:
+                yield module, alias.name
+
+
+def defined(tree: ast.Module) -> tuple[set[str], bool]:
+    """Names that a module binds, and whether it may bind others (star import, ``__getattr__``, ``globals()``)."""
+    names: set[str] = set()
+    is_open = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            is_open = True
+        elif isinstance(node, ast.Name) and node.id in {"globals", "setattr"}:
+            is_open = True
+    for node in _all_statements(tree.body):
+        names.update(_bound(node))
+    for name in ("__getattr__", "__all__"):
+        if name == "__getattr__" and name in names:
+            is_open = True
+    return names, is_open
+
+
+def _copy(tree: ast.Module) -> ast.Module:
+    import copy
+
+    return copy.deepcopy(tree)
+
+
+class _Normaliser(ast.NodeTransformer):
+    """Takes out what has no effect on what a test can see."""
+
+    def _body(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        kept: list[ast.stmt] = []
+        for statement in body:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                continue  # docstrings, and constants on a line of their own
+            result = self.visit(statement)
+            if result is not None:
+                kept.append(result)
+        return kept or [ast.Pass()]
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                setattr(node, name, self._body(value))
+            elif isinstance(value, list):
+                setattr(node, name, [self.visit(item) if isinstance(item, ast.AST) else item for item in value])
+            elif isinstance(value, ast.AST):
+                setattr(node, name, self.visit(value))
+        return node
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        return self.generic_visit(node)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST | None:
+        if any("overload" in identifiers(item) for item in node.decorator_list):
+            return None
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
+        return self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST | None:
+        return self._function(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.bases = [base for base in node.bases if not (isinstance(base, ast.Name) and base.id == "object")]
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if node.value is None:
+            # In a class body this may be a field of a dataclass: its name counts, its type does not.
+            return ast.Expr(node.target) if isinstance(node.target, ast.Name) else None
+        return self.visit(ast.Assign(targets=[node.target], value=node.value, lineno=node.lineno, type_comment=None))
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        targets = {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if targets and targets <= _VERSION_NAMES and _is_literal(node.value):
+            return None
+        node.type_comment = None
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if "TYPE_CHECKING" in identifiers(node.test):
+            return None
+        return self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> ast.AST | None:
+        node.names = [alias for alias in node.names if alias.name not in _TYPING]
+        return node if node.names else None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.level == 0 and (node.module in _TYPING or node.module == "__future__") else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called == "cast" and len(node.args) == 2 and not node.keywords:
+            return self.visit(node.args[1])
+        if called == "super" and len(node.args) == 2:
+            node.args = []
+        return self.generic_visit(node)
+
+
+def _is_literal(node: ast.AST) -> bool:
+    return all(isinstance(child, ast.Constant | ast.Tuple | ast.List | ast.Load) for child in ast.walk(node))
+
+
+def _dump_nameless(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    return ast.dump(function).replace(f"name='{function.name}'", "name=''", 1)
+
+
+def _is_test(node: ast.AST) -> bool:
+    return isinstance(node, FUNCTIONS) and node.name.startswith("test")
+
+
+def _holds_tests(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef) and any(_is_test(item) for item in node.body)
+
+
+def _functions(
+    tree: ast.Module,
+) -> Iterator[tuple[ast.ClassDef | None, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for node in _all_statements(tree.body):
+        if isinstance(node, FUNCTIONS) and _is_test(node):
+            yield None, node
+        elif isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if isinstance(item, FUNCTIONS) and _is_test(item):
+                    yield node, item
+
+
+def _all_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a body and of the blocks in it, but not of definitions."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try):
+            for name in ("body", "orelse", "finalbody"):
+                yield from _all_statements(getattr(node, name, []))
+            for handler in getattr(node, "handlers", []):
+                yield from _all_statements(handler.body)
+
+
+def _import_time_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """:func:`_all_statements`, less what a ``try`` guards and what only type checkers see."""
+    for node in body:
+        if isinstance(node, ast.Try):
+            continue
+        if isinstance(node, ast.If):
+            if "TYPE_CHECKING" in identifiers(node.test):
+                continue
+            yield from _import_time_statements(node.body)
+            yield from _import_time_statements(node.orelse)
+        yield node
+
+
+def _bound(node: ast.stmt) -> set[str]:
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {child.id for target in targets for child in ast.walk(target) if isinstance(child, ast.Name)}
+        case ast.AnnAssign(target=ast.Name(id=name)) | ast.AugAssign(target=ast.Name(id=name)):
+            return {name}
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return {(alias.asname or alias.name).partition(".")[0] for alias in names}
+        case ast.For(target=target):
+            return {child.id for child in ast.walk(target) if isinstance(child, ast.Name)}
+        case _:
+            return set()
+
+
+def _closure(used: set[str], reach: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    todo = [name for name in used if name in reach]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo.extend(other for other in reach[name] if other in reach)
+    return found
+
+
+def _fixture_identifiers(
+    function: ast.FunctionDef | ast.AsyncFunctionDef,
+    owner: ast.ClassDef | None,
+    helpers: dict[str, ast.stmt],
+    reach: dict[str, set[str]],
+) -> set[str]:
+    arguments = {arg.arg for arg in [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]}
+    found: set[str] = set()
+    for name in _closure(arguments, reach):
+        if isinstance(helpers[name], FUNCTIONS):
+            found |= reach[name]
+    for item in owner.body if owner else []:
+        if isinstance(item, FUNCTIONS) and (
+            item.name in {"setUp", "setUpClass", "setup_method", "setup_class", "asyncSetUp"}
+            or any("fixture" in identifiers(mark) for mark in item.decorator_list)
+        ):
+            found |= identifiers(item)
+    return found
+
+
+def _import_time(tree: ast.Module) -> set[str]:
+    found: set[str] = set()
+    for node in _import_time_statements(tree.body):
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.If):
+            continue
+        for part in _evaluated(node):
+            for child in ast.walk(part):
+                if isinstance(child, ast.Attribute):
+                    found.add(child.attr)
+                elif isinstance(child, ast.keyword) and child.arg:
+                    found.add(child.arg)
+    return found
+
+
+def _evaluated(node: ast.stmt) -> Iterator[ast.AST]:
+    """What of a statement runs at once: of a function its decorators and defaults only; lambdas are left out."""
+    if isinstance(node, FUNCTIONS):
+        for part in [*node.decorator_list, *node.args.defaults, *(item for item in node.args.kw_defaults if item)]:
+            yield from _without_lambdas(part)
+    elif isinstance(node, ast.ClassDef):
+        yield from [*node.decorator_list, *node.bases]
+        for item in node.body:
+            yield from _evaluated(item)
+    else:
+        yield from _without_lambdas(node)
+
+
+def _without_lambdas(node: ast.AST) -> Iterator[ast.AST]:
+    """``node`` in pieces that hold no lambda."""
+    if not any(isinstance(child, ast.Lambda) for child in ast.walk(node)):
+        yield node
+        return
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.Lambda):
+            yield from _without_lambdas(child)

@@ -1,0 +1,1 @@
+"""From a tree to an environment: detection, plan, build, repair."""

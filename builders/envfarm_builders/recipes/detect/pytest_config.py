@@ -1,0 +1,110 @@
+"""pytest's own configuration: the plug-ins its options need, its test paths."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from ..findings import Files, Findings, Weight, text_of
+from ..names import FIXTURES, INI_OPTIONS, OPTIONS
+from . import pyproject
+from .setup_cfg import parse_ini
+
+_INI_FILES = (("pytest.ini", "pytest"), (".pytest.ini", "pytest"), ("tox.ini", "pytest"), ("setup.cfg", "tool:pytest"))
+_FIXTURE = re.compile(rb"def\s+(?:test\w*|\w+)\s*\(([^)]*)\)")
+_MARK = re.compile(rb"pytest\.mark\.(\w+)")
+_MARKS = {
+    "asyncio": "pytest-asyncio", "anyio": "anyio", "trio": "pytest-trio", "timeout": "pytest-timeout",
+    "flaky": "pytest-rerunfailures", "django_db": "pytest-django", "benchmark": "pytest-benchmark",
+    "freeze_time": "pytest-freezer", "dependency": "pytest-dependency", "order": "pytest-order", "run": "pytest-ordering",
+    "repeat": "pytest-repeat", "forked": "pytest-forked", "twisted": "pytest-twisted", "gen_test": "pytest-tornado",
+    "httpx_mock": "pytest-httpx", "vcr": "pytest-recording", "parallel_threads": "pytest-run-parallel",
+    "default_cassette": "pytest-vcr", "block_network": "pytest-recording", "remote_data": "pytest-remotedata",
+    "subprocess": "pytest-subprocess", "xdist_group": "pytest-xdist", "parametrize_with_cases": "pytest-cases",
+    "datafiles": "pytest-datafiles", "thread_unsafe": "pytest-run-parallel", "mpl_image_compare": "pytest-mpl",
+    "enable_socket": "pytest-socket", "disable_socket": "pytest-socket", "allow_hosts": "pytest-socket",
+    "skip_slow": "", "celery": "pytest-celery", "asyncio_cooperative": "pytest-asyncio-cooperative",
+}  # fmt: skip
+
+
+def read_pytest_config(files: Files, findings: Findings) -> None:
+    """Add the plug-ins that options, ini settings, marks and fixtures need; note configured test paths."""
+    for source, options in _configurations(files):
+        _read_options(options, findings, source)
+        break
+    _read_usage(files, findings)
+
+
+def _configurations(files: Files) -> list[tuple[str, dict[str, str]]]:
+    found: list[tuple[str, dict[str, str]]] = []
+    for name, section in _INI_FILES[:2]:
+        if (text := text_of(files, name)) is not None:
+            config = parse_ini(text)
+            found.append((name, _flat(dict(config[section])) if config.has_section(section) else {}))
+    table: Any = pyproject.load(files).get("tool", {}).get("pytest", {})
+    if isinstance(table, dict) and table:
+        options = table.get("ini_options") or table
+        found.append(("pyproject.toml tool.pytest", _flat(options)))
+    for name, section in _INI_FILES[2:]:
+        if (text := text_of(files, name)) is not None and (config := parse_ini(text)).has_section(section):
+            found.append((name, _flat(dict(config[section]))))
+    return found
+
+
+def _flat(options: dict[str, Any]) -> dict[str, str]:
+    return {
+        str(key): "\n".join(str(item) for item in value) if isinstance(value, list) else str(value)
+        for key, value in options.items()
+    }
+
+
+def _read_options(options: dict[str, str], findings: Findings, source: str) -> None:
+    for key in options:
+        for pattern, plugin in INI_OPTIONS.items():
+            if re.fullmatch(pattern, key):
+                findings.want([plugin], Weight.test, f"{source} {key}")
+    try:
+        words = shlex.split(options.get("addopts", ""), comments=True)
+    except ValueError:
+        words = options.get("addopts", "").split()
+    for position, word in enumerate(words):
+        option = word.split("=")[0]
+        for pattern, plugin in OPTIONS.items():
+            if re.fullmatch(pattern, option):
+                findings.want([plugin], Weight.test, f"{source} addopts {option}")
+        if option == "-p" and position + 1 < len(words) and (plugin := words[position + 1]) in OPTIONS:
+            findings.want([OPTIONS[plugin]], Weight.test, f"{source} addopts -p {plugin}")
+    for row in options.get("required_plugins", "").split():
+        findings.want([row], Weight.test, f"{source} required_plugins")
+    paths = tuple(path for path in options.get("testpaths", "").split() if not re.search(r"[*?\[]", path))
+    present = tuple(path for path in paths if any(f == path or f.startswith(path.rstrip("/") + "/") for f in files))
+    if present and len(present) == len(paths):
+        findings.test_paths = present
+
+
+def _read_usage(files: Files, findings: Findings) -> None:
+    own_fixtures = _own_fixtures(files)
+    for path, data in files.items():
+        if not path.endswith(".py") or "test" not in path.lower() or b"pytest" not in data + path.encode():
+            if not (path.endswith(".py") and "test" in path.lower()):
+                continue
+        for match in _FIXTURE.finditer(data):
+            for argument in re.findall(rb"\w+", match[1]):
+                fixture = argument.decode("ascii", "replace")
+                if fixture in FIXTURES and fixture not in own_fixtures:
+                    findings.want([FIXTURES[fixture]], Weight.guessed, f"fixture {fixture} in {path}")
+        for match in _MARK.finditer(data):
+            plugin = _MARKS.get(match[1].decode(), "")
+            if plugin:
+                findings.want([plugin], Weight.guessed, f"mark {match[1].decode()} in {path}")
+
+
+def _own_fixtures(files: Files) -> set[str]:
+    """Names defined as functions somewhere in the tree's tests: fixtures of the project's own."""
+    found: set[str] = set()
+    for path, data in files.items():
+        if path.endswith(".py") and b"fixture" in data:
+            found.update(name.decode() for name in re.findall(rb"def\s+(\w+)\s*\(", data))
+            found.update(name.decode() for name in re.findall(rb"fixture\([^)]*name\s*=\s*[\"'](\w+)", data))
+    return found

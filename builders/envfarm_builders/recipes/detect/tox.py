@@ -1,0 +1,117 @@
+"""tox.ini, ``[tox:tox]`` in setup.cfg, and tox's tables in pyproject.toml."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from typing import Any
+
+from ..findings import Files, Findings, Weight, text_of
+from ..groups import is_test_name
+from . import pyproject
+from .setup_cfg import lines, parse_ini
+from .shell import pip_install, pytest_arguments, pytest_call, want_install, words
+
+_FACTOR = re.compile(r"^!?[\w.{},!-]+:\s+")
+_ENVLIST = re.compile(r"py\{?([\d,\s.{}-]+)\}?")
+
+
+def read_tox(files: Files, findings: Findings) -> None:
+    """Add dependencies, extras, groups, variables and versions of tox's test environment."""
+    tables = _table(pyproject.load(files), "tool", "tox")
+    if isinstance(tables.get("legacy_tox_ini"), str):
+        _read_ini(files, parse_ini(tables["legacy_tox_ini"]), findings, "pyproject.toml tool.tox")
+    elif tables:
+        _read_native(files, tables, findings)
+    if (text := text_of(files, "tox.ini")) is not None:
+        _read_ini(files, parse_ini(text), findings, "tox.ini")
+    elif (text := text_of(files, "setup.cfg")) is not None and "[tox:tox]" in text:
+        _read_ini(files, parse_ini(text), findings, "setup.cfg tox")
+
+
+def _read_ini(files: Files, config: configparser.RawConfigParser, findings: Findings, source: str) -> None:
+    for section in config.sections():
+        if section in {"tox", "tox:tox"}:
+            _read_envlist(config[section].get("envlist") or config[section].get("env_list") or "", findings)
+        name = section.partition(":")[2]
+        testing = section == "testenv" or (
+            section.startswith("testenv:") and (is_test_name(name) or re.fullmatch(r"py(\d+|thon)?([,{-].*)?", name))
+        )
+        if not testing:
+            continue
+        table = config[section]
+        weight = Weight.test if section == "testenv" else Weight.developer
+        where = f"{source} [{section}]"
+        for row in lines(table.get("deps")):
+            _read_dependency(files, _FACTOR.sub("", row), findings, weight, where)
+        for extra in re.split(r"[\s,]+", table.get("extras") or ""):
+            if extra and re.fullmatch(r"[\w.-]+", extra):
+                findings.extras.setdefault(extra, where)
+        for row in lines(table.get("setenv") or table.get("set_env")):
+            key, found, value = row.partition("=")
+            if found:
+                _set_variable(findings, key.strip(), value.strip())
+        commands = (table.get("commands") or "").replace("\\\n", " ")
+        _read_commands(lines(commands), findings, section == "testenv")
+
+
+def _read_dependency(files: Files, row: str, findings: Findings, weight: Weight, where: str) -> None:
+    match = re.match(r"^\{\[([\w:.-]+)\]([\w.-]+)\}$", row)
+    if match:
+        return
+    row = row.replace("{toxinidir}/", "").replace("{tox_root}/", "").replace("{[tox]toxinidir}/", "")
+    if "{" in row:
+        return
+    if row.startswith("-r"):
+        want_install(files, findings, pip_install(["-r", row[2:].strip()]), weight, where)
+    elif not row.startswith("-"):
+        findings.want([row], weight, where)
+
+
+def _read_commands(rows: list[str], findings: Findings, main: bool) -> None:
+    for row in rows:
+        arguments = pytest_call(words(_FACTOR.sub("", row).replace("{posargs}", "").replace("{envpython}", "python")))
+        if arguments is not None and main and not findings.pytest_args:
+            findings.pytest_args = pytest_arguments(arguments)
+
+
+def _read_native(files: Files, tables: dict[str, Any], findings: Findings) -> None:
+    environments = {"env_run_base": tables.get("env_run_base") or {}}
+    named = tables.get("env")
+    if isinstance(named, dict):
+        environments |= {f"env.{name}": table for name, table in named.items() if is_test_name(name)}
+    _read_envlist(" ".join(str(name) for name in tables.get("env_list") or [] if isinstance(name, str)), findings)
+    for name, table in environments.items():
+        if not isinstance(table, dict):
+            continue
+        where = f"pyproject.toml tool.tox.{name}"
+        for row in table.get("deps") or []:
+            if isinstance(row, str):
+                _read_dependency(files, row, findings, Weight.test, where)
+        for extra in table.get("extras") or []:
+            if isinstance(extra, str):
+                findings.extras.setdefault(extra, where)
+        for key, value in _table(table, "set_env").items():
+            if isinstance(value, str):
+                _set_variable(findings, key, value)
+
+
+def _read_envlist(text: str, findings: Findings) -> None:
+    for match in _ENVLIST.finditer(text):
+        for digits in re.findall(r"3\.?(\d+)", match[1]):
+            findings.matrix.add(f"3.{int(digits)}")
+
+
+def _set_variable(findings: Findings, key: str, value: str) -> None:
+    """Only plain values of variables of the project's own: the rest speaks of tox's folders or of coverage."""
+    if re.fullmatch(r"[A-Z][A-Z0-9_]*", key) and "{" not in value and not key.startswith(_LEFT_OUT):
+        findings.env.setdefault(key, value)
+
+
+_LEFT_OUT = ("PYTHONPATH", "PATH", "HOME", "PIP_", "UV_", "COVERAGE", "COV_", "TOX", "VIRTUALENV", "PYTHONDEVMODE", "LD_")
+
+
+def _table(value: Any, *path: str) -> dict[str, Any]:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}

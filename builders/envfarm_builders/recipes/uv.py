@@ -1,0 +1,75 @@
+"""The uv command lines of a recipe. uv runs inside the box only; its binary comes from the installed distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from uv import find_uv_bin
+
+from envfarm.core.environment import ENV_DIR, TOOLCHAIN_DIR
+
+BIN_DIR = "/opt/envfarm-uv"
+"""Where uv's folder lies in a build box."""
+UV = f"{BIN_DIR}/uv"
+CACHE_DIR = "/cache/uv"
+PYTHON = f"{ENV_DIR}/bin/python"
+CONSTRAINTS = "/tmp/envfarm-constraints.txt"
+
+BACKENDS = ("setuptools", "wheel", "hatchling", "flit-core", "poetry-core", "pdm-backend", "setuptools-scm", "pip")
+"""Never capped by date, wherever they turn up."""
+
+ENVIRONMENT = {
+    "UV_CACHE_DIR": CACHE_DIR,
+    "UV_PYTHON_DOWNLOADS": "never",
+    "UV_LINK_MODE": "copy",
+    "UV_NO_CONFIG": "1",
+    "UV_NO_PROGRESS": "1",
+    "UV_NO_SOURCES": "1",
+    "UV_HTTP_TIMEOUT": "120",
+    "VIRTUAL_ENV": ENV_DIR,
+    "PATH": f"{ENV_DIR}/bin:{TOOLCHAIN_DIR}/bin:{BIN_DIR}:/usr/local/bin:/usr/bin:/bin",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+"""Variables of every build step."""
+
+
+def binary_folder() -> Path:
+    """The folder of the uv binary on this machine, to be mounted read-only."""
+    return Path(find_uv_bin()).resolve().parent
+
+
+def venv() -> tuple[str, ...]:
+    """Make the environment."""
+    return (UV, "venv", "--allow-existing", "--python", f"{TOOLCHAIN_DIR}/bin/python3", ENV_DIR)
+
+
+def cutoff_arguments(cutoff: datetime | None) -> tuple[str, ...]:
+    """Cap what is resolved by upload time; backends stay free."""
+    if cutoff is None:
+        return ()
+    arguments = ["--exclude-newer", cutoff.strftime("%Y-%m-%dT%H:%M:%SZ")]
+    for backend in BACKENDS:
+        arguments += ["--exclude-newer-package", f"{backend}=false"]
+    return tuple(arguments)
+
+
+def install(requirements: Iterable[str], cutoff: datetime | None, *options: str) -> tuple[str, ...]:
+    """Install distributions, resolved as of ``cutoff``."""
+    return (UV, "pip", "install", *cutoff_arguments(cutoff), *options, *requirements)
+
+
+def install_project(editable: bool, *options: str) -> tuple[str, ...]:
+    """Install the tree itself without its dependencies and without a cut-off: the backend is not capped."""
+    return (UV, "pip", "install", "--no-deps", *options, *(("--editable",) if editable else ()), ".")
+
+
+def write_file(path: str, text: str) -> tuple[str, ...]:
+    """Put a small text file into the box."""
+    return (PYTHON, "-c", "import sys; open(sys.argv[1], 'w').write(sys.argv[2])", path, text)
+
+
+def constraint_text(pins: Mapping[str, str]) -> str:
+    """Lock-file pins as a constraints file."""
+    return "".join(f"{name}=={version}\n" for name, version in sorted(pins.items()))

@@ -1,0 +1,105 @@
+"""A local box as callers see it: the agent's client, with what only the host knows added to its answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from envfarm.core.box import ExecRequest, ExecResult, FileStat
+from envfarm.core.errors import EnvfarmError, Reason, SandboxError, Tier
+from envfarm.core.ports import OutputSink
+
+from ..client import AgentSandbox
+from .cgroups import SUPERVISOR_TASKS, Cgroups
+from .records import BoxRecord, now
+
+
+def exec_limits(record: BoxRecord) -> dict[str, int]:
+    """Resource limits of every command in the box, as the agent sets them.
+
+    The process limit is one of the box's user in its user namespace, so it holds for the box, and counts the
+    supervisors' threads too. Memory has one only where no cgroup holds it, and then for each process by itself.
+    """
+    limits = {
+        "nproc": record.limits.pids + SUPERVISOR_TASKS // 2,
+        "fsize_bytes": record.limits.file_size_mb << 20,
+    }
+    if not record.memory_limited:
+        limits["as_bytes"] = record.limits.memory_mb << 20
+    return limits
+
+
+class LocalSandbox:
+    """Satisfies ``envfarm.core.ports.Sandbox``. A box that died of its limits says so, with the policy's tier."""
+
+    def __init__(self, record: BoxRecord, socket_path: str, cgroups: Cgroups) -> None:
+        self.record = record
+        self._cgroups = cgroups
+        self._agent = AgentSandbox(record.id, socket_path, exec_limits=exec_limits(record))
+
+    @property
+    def id(self) -> str:
+        """The box's name."""
+        return self.record.id
+
+    async def exec(
+        self, request: ExecRequest, *, stdin: bytes | None = None, on_output: OutputSink | None = None
+    ) -> ExecResult:
+        """See the port. ``oom_killed`` is the kernel's own count, read around the command: where several run at once
+        it is set on all of them."""
+        before = self._cgroups.oom_kills(self.id)
+        async with self._explained():
+            result = await self._agent.exec(request, stdin=stdin, on_output=on_output)
+        if not result.replayed and self._cgroups.oom_kills(self.id) > before:
+            return result.model_copy(update={"oom_killed": True})
+        return result
+
+    async def put(self, path: str, archive: bytes) -> None:
+        """See the port."""
+        async with self._explained():
+            await self._agent.put(path, archive)
+
+    async def get(self, path: str, *, limit_bytes: int = 256 << 20) -> bytes:
+        """See the port."""
+        async with self._explained():
+            return await self._agent.get(path, limit_bytes=limit_bytes)
+
+    async def stat(self, path: str) -> FileStat | None:
+        """See the port."""
+        async with self._explained():
+            return await self._agent.stat(path)
+
+    @contextlib.asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except EnvfarmError as error:
+            # boundary: only the host knows what a lost box died of
+            if error.reason is Reason.box_lost and (cause := self._cause_of_death()):
+                raise cause from error
+            raise
+
+    def _cause_of_death(self) -> SandboxError | None:
+        limits = self.record.limits
+        if self._cgroups.oom_kills(self.id) > 0:
+            return SandboxError(
+                f"The box was killed: its processes used more than the {limits.memory_mb} MB it may have.",
+                reason=Reason.memory_limit,
+                phase="run",
+                tier=Tier.policy,
+                remedy="Raise limits.memory_mb if the task needs more.",
+            )
+        if now() >= self.record.deadline_at:
+            return SandboxError(
+                f"The box was ended at its limit of {limits.wall_sec:g} s.",
+                reason=Reason.wall_limit,
+                phase="run",
+                remedy="Raise limits.wall_sec if the task needs longer.",
+            )
+        return None
+
+
+def cgroups_of(record: BoxRecord, found: Cgroups) -> Cgroups:
+    """``found``, if the box was put into cgroups; none else."""
+    return found if set(map(Path, record.cgroups)) & set(found.paths(record.id)) else Cgroups()

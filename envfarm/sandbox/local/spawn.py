@@ -1,0 +1,122 @@
+"""Starting processes from one thread that never ends, and learning of their end without a watcher thread each.
+
+bubblewrap's ``--die-with-parent`` follows the *thread* that forked it. A provider may be used from a worker thread, so
+boxes are started by a thread of this module's own, which lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+_Job = tuple[list[str], tuple[int, ...], int, "Future[subprocess.Popen[bytes]]"]
+
+
+class Spawner:
+    """A queue before a thread. No ``preexec_fn`` is ever used, so that starting costs a vfork and not a copy of us."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def spawn(self, argv: Sequence[str], pass_fds: tuple[int, ...], stderr: int) -> Future[subprocess.Popen[bytes]]:
+        """Start ``argv`` in a session of its own, with an empty environment and no input or output but ``stderr``."""
+        future: Future[subprocess.Popen[bytes]] = Future()
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="envfarm-spawner", daemon=True)
+                self._thread.start()
+        self._jobs.put((list(argv), pass_fds, stderr, future))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            argv, pass_fds, stderr, future = self._jobs.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                process = subprocess.Popen(  # noqa: S603
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    pass_fds=pass_fds,
+                    env={},
+                    start_new_session=True,
+                )
+            except OSError as error:  # boundary: it belongs to whoever waits, not to this thread
+                future.set_exception(error)
+            else:
+                future.set_result(process)
+
+
+_spawner = Spawner()
+
+
+def _forget_thread() -> None:
+    global _spawner
+    _spawner = Spawner()
+
+
+os.register_at_fork(after_in_child=_forget_thread)
+
+
+class Child:
+    """A started process. Its end is a future of the loop it was started from."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_reader(self._pidfd, self._on_end)
+
+    def _on_end(self) -> None:
+        code = self._process.poll()
+        if code is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if not self.ended.done():
+            self.ended.set_result(code)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs, as far as the loop has been told."""
+        return not self.ended.done()
+
+    def kill(self) -> None:
+        """SIGKILL, to this very process."""
+        if self.alive:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def wait(self, timeout_sec: float) -> bool:
+        """Wait for the end; False when it did not come in time."""
+        done, _ = await asyncio.wait([self.ended], timeout=timeout_sec)
+        return bool(done)
+
+
+async def start(argv: Sequence[str], pass_fds: tuple[int, ...], stderr: int) -> Child:
+    """Start ``argv`` from the spawning thread. Raises ``OSError``. A caller cancelled meanwhile leaves nothing."""
+    future = _spawner.spawn(argv, pass_fds, stderr)
+    try:
+        process = await asyncio.shield(asyncio.wrap_future(future))
+    except asyncio.CancelledError:
+        future.add_done_callback(_end_unwanted)
+        raise
+    return Child(process)
+
+
+def _end_unwanted(future: Future[subprocess.Popen[bytes]]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        process = future.result()
+        process.kill()
+        process.wait()

@@ -1,0 +1,156 @@
+"""The steps of the queue inside a transaction: insert, take, hold, close."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.engine import Row
+
+from envfarm.core.errors import FailureRecord, Reason, StoreError, Tier
+from envfarm.core.ports import StageOutcome
+from envfarm.core.work import Lease, StageResult, Work
+
+from . import funnel
+from .bulk import upsert
+from .codec import checked, load
+from .tables import items
+from .transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Where an item stands. ``delayed`` is never stored: it is a queued item whose time has not come."""
+
+    queued = "queued"
+    delayed = "delayed"
+    leased = "leased"
+    done = "done"
+    quarantined = "quarantined"
+
+
+ENDED = (State.done, State.quarantined)
+
+_GENERATION = 1 << 30
+
+
+def insert(tx: Transaction, works: Sequence[Work]) -> int:
+    """Queue what is not there yet; return how many were new."""
+    due_at = tx.connection.execute(sa.select(tx.now)).scalar_one()
+    rows = []
+    for work in works:
+        checked(work.run, work.stage, work.key, work.source, work.repo)
+        payload = orjson.dumps(work.payload).decode() if work.payload else "{}"
+        row = (work.run, work.stage, work.key, payload, work.source, work.repo, "queued", due_at, 0, 0, "", "")
+        rows.append(row)
+    columns = [column.name for column in items.columns if column.name != "id"]
+    return upsert(tx.connection, items, columns, rows, key=["run", "stage", "key"])
+
+
+def take(
+    tx: Transaction, run: str, stages: Sequence[str], worker: str, ttl_sec: float, max_attempts: int
+) -> Lease | None:
+    """Lease the first item that is due, by stage, then by age. Items that used up their attempts end here."""
+    for stage in stages:
+        while row := _take_head(tx, run, stage, worker, ttl_sec):
+            if row.attempt <= max_attempts:
+                return _lease(row)
+            _quarantine(tx, row)
+    return None
+
+
+def held(tx: Transaction, lease: Lease) -> State:
+    """Lock the item and return its state. Raises ``StoreError`` (lease_lost) unless the lease's token is its newest."""
+    query = sa.select(items.c.token, items.c.state).where(items.c.id == lease.item_id).with_for_update()
+    row = tx.connection.execute(query).first()
+    if row is None or row.token != lease.token:
+        raise lost(lease)
+    return State(row.state)
+
+
+def close(tx: Transaction, lease: Lease, result: StageResult) -> None:
+    """End the item: its state, the event, the counters."""
+    state = State.quarantined if result.outcome is StageOutcome.failed else State.done
+    mine = items.c.id == lease.item_id
+    tx.connection.execute(sa.update(items).where(mine).values(state=str(state), due_at=None))
+    funnel.record(tx.connection, lease, result)
+
+
+def is_held(lease: Lease) -> sa.ColumnElement[bool]:
+    """The item while this very lease is in force."""
+    return (items.c.id == lease.item_id) & (items.c.token == lease.token) & (items.c.state == State.leased)
+
+
+def next_token() -> sa.ColumnElement[int]:
+    """A token above all earlier ones of the item."""
+    return (items.c.token // _GENERATION + 1) * _GENERATION + secrets.randbelow(_GENERATION)
+
+
+def lost(lease: Lease) -> StoreError:
+    """The refusal of a stale lease; every one is logged."""
+    work = lease.work
+    message = f"The lease of {work.stage} '{work.key}' in run {work.run} is lost: another worker has taken it over."
+    log.warning("fenced off: %s worker=%s token=%d attempt=%d", message, lease.worker, lease.token, lease.attempt)
+    return StoreError(message, reason=Reason.lease_lost, phase=work.stage)
+
+
+def _take_head(tx: Transaction, run: str, stage: str, worker: str, ttl_sec: float) -> Row | None:
+    head = (
+        sa.select(items.c.id)
+        .where(items.c.run == run, items.c.stage == stage, items.c.due_at <= tx.now)
+        .order_by(items.c.due_at, items.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    leased = {
+        "state": str(State.leased),
+        "attempt": items.c.attempt + 1,
+        "token": next_token(),
+        "worker": worker,
+        "due_at": tx.now + ttl_sec,
+    }
+    return tx.connection.execute(sa.update(items).where(items.c.id == head).values(leased).returning(items)).first()
+
+
+def _lease(row: Row) -> Lease:
+    work = Work(
+        run=row.run,
+        stage=row.stage,
+        key=row.key,
+        payload=orjson.loads(row.payload),
+        source=row.source,
+        repo=row.repo,
+    )
+    return Lease(
+        item_id=row.id,
+        work=work,
+        token=row.token,
+        attempt=row.attempt,
+        worker=row.worker,
+        expires_at=datetime.fromtimestamp(row.due_at, UTC),
+    )
+
+
+def _quarantine(tx: Transaction, row: Row) -> None:
+    """The item's workers died or hung once too often. Its token has just moved on, so a late one stays fenced off."""
+    attempts = row.attempt - 1
+    last = load(FailureRecord, row.failure) if row.failure else None
+    failure = FailureRecord(
+        boundary="farm",
+        phase=row.stage,
+        reason=Reason.lease_lost,
+        tier=Tier.ambiguous,
+        message=f"The lease ran out at attempt {attempts}, the last: the worker died or hung.",
+        detail=f"Before that: {last.reason}: {last.message}\n{last.detail}"[-8000:] if last else "",
+    )
+    result = StageResult(
+        outcome=StageOutcome.failed, reason=failure.reason, detail=failure.message, failure=failure
+    )  # fmt: skip
+    close(tx, _lease(row).model_copy(update={"attempt": attempts}), result)

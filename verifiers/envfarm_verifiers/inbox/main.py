@@ -1,0 +1,109 @@
+"""The launcher: imports pytest before any path of the tree is searched, runs the session, closes the channel."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import time
+import unittest.case  # noqa: F401  watched: loaded before the subject can touch it
+
+import pytest
+from _pytest.config import default_plugins
+
+from envfarm_verifiers.inbox.channel import open_channel
+from envfarm_verifiers.inbox.paths import restore
+from envfarm_verifiers.inbox.reporter import Reporter, split_selection
+from envfarm_verifiers.inbox.tracer import Tracer
+from envfarm_verifiers.inbox.watch import HOT, Watch, set_tripwires
+
+
+def main(job, held):
+    """Run the job and end the process with the session's status.
+
+    ``job``: see ``envfarm_verifiers.launch``. ``held``: what ``paths.hide`` gave.
+    """
+    leave, flush = os._exit, (sys.stdout.flush, sys.stderr.flush)
+    root = job["root"]
+    os.chdir(root)
+    send = open_channel(job["descriptor"], bytes.fromhex(job.pop("key")))
+    send({"k": "start", "python": sys.version.split()[0], "pytest": pytest.__version__})
+    paths, files, ids = split_selection(job["only"], root)
+    check = _checker(send) if job["guard"] else None
+    plugin = Reporter(
+        send, files=files, ids=ids, tracer=Tracer(root, job["trace"]) if job["trace"] else None, check=check
+    )
+    restore(held, job["front"], job["back"])
+    arguments = job["args"] + options(root, job["scratch"]) + (paths if ids is not None else job["paths"])
+    sys.argv = ["pytest", *arguments]
+    if ids is not None and not paths:
+        status = 5
+    else:
+        if job["guard"]:
+            set_tripwires(send)
+        status = int(pytest.main(arguments, plugins=[plugin]))
+        if check is not None:
+            check("end")
+    for function in flush:
+        try:
+            function()
+        except (OSError, ValueError):  # a test closed or replaced the stream: its output is lost, its status is not
+            pass
+    send({"k": "end", "exit": status, "tests": plugin.tests})
+    leave(status)
+
+
+def options(root, scratch):
+    """What is laid over the project's own pytest settings: no early stop, no reordering, no parallel workers, no
+    state from earlier runs. Plugins are asked by their own options, since a project's settings may name those."""
+    chosen = [
+        "--rootdir=" + root, "-o", "cache_dir=" + scratch + "/.pytest_cache", "--color=no", "--tb=short",
+        "--maxfail=0", "--continue-on-collection-errors",
+    ]  # fmt: skip
+    for module, extra in (
+        ("xdist", ["-n0"]),
+        ("pytest_cov", ["--no-cov"]),
+        ("pytest_randomly", ["--randomly-seed=0", "--randomly-dont-reorganize"]),
+        ("random_order", ["--random-order-bucket=none"]),
+        ("pytest_rerunfailures", ["--reruns=0"]),
+    ):
+        if _installed(module):
+            chosen += extra
+    return chosen
+
+
+def _installed(module):
+    spec = importlib.util.find_spec(module)
+    return spec is not None and "site-packages" in (spec.origin or "")
+
+
+def _checker(send):
+    """``check(moment)``: compare identities; everything after collection and at the end, the hot part after each
+    test, everything again whenever that has cost less than 2 % of the time so far."""
+    for name in default_plugins:
+        importlib.import_module("_pytest." + name)
+    everything = Watch()
+    hot = Watch(HOT)
+    trace, profile, now = sys.gettrace(), sys.getprofile(), time.monotonic
+    gettrace, getprofile = sys.gettrace, sys.getprofile
+    began = now()
+    spent = [0.0]
+    told = set()
+
+    def check(moment):
+        start = now()
+        full = moment != "test" or spent[0] < 0.02 * (start - began)
+        found = (everything if full else hot).changes()
+        if gettrace() is not trace:
+            found.append("sys.settrace")
+        if getprofile() is not profile:
+            found.append("sys.setprofile")
+        new = [name for name in found if name not in told]
+        if new:
+            told.update(new)
+            send({"k": "changed", "moment": moment, "names": new[:100]})
+        if full:
+            spent[0] += now() - start
+
+    return check
