@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _TYPING = frozenset({"typing", "typing_extensions", "collections.abc", "_typeshed", "types"})
@@ -17,8 +20,10 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@lru_cache(maxsize=256)
 def parse(source: bytes) -> ast.Module | None:
-    """The syntax tree, or None for what is not Python 3 (or nested beyond the parser's limits)."""
+    """The syntax tree, or None for what is not Python 3 (or nested beyond the parser's limits). Shared: copy before
+    changing it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old sources escape carelessly
@@ -27,18 +32,48 @@ def parse(source: bytes) -> ast.Module | None:
         return None  # a boundary: the text is not ours
 
 
-def behaviour(tree: ast.Module) -> str:
-    """A text that two modules share when they differ only in comments, docstrings, annotations, imports for typing,
-    order of imports, version strings, or spelling that Python 3 made needless (``object``, ``super(A, self)``)."""
-    tree = _Normaliser().visit(_copy(tree))
-    imports = sorted(ast.dump(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
-    rest = [ast.dump(node) for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n".join([*imports, *rest])
+def behaves_differently(base: bytes, fix: bytes) -> bool:
+    """Whether two modules differ in more than comments, docstrings, annotations, imports for typing, order of imports,
+    version strings, or spelling that Python 3 made needless (``object``, ``super(A, self)``). True where one of them
+    cannot be parsed."""
+    before, after = parse(base), parse(fix)
+    if before is None or after is None:
+        return True
+    # Normalising is slow and most of a module is untouched: statements whose text is found on both sides are left out.
+    old, new = Counter(_texts(before, base)), Counter(_texts(after, fix))
+    return _normalised(before, base, new) != _normalised(after, fix, old)
 
 
-def words(source: bytes) -> set[str]:
+def _normalised(tree: ast.Module, source: bytes, other: Counter[str]) -> tuple[list[str], list[str]]:
+    left = Counter(other)
+    kept: list[ast.stmt] = []
+    for node, text in zip(tree.body, _texts(tree, source), strict=True):
+        if left[text] > 0:
+            left[text] -= 1
+        else:
+            kept.append(node)
+    body = _Normaliser().visit(copy.deepcopy(ast.Module(kept, []))).body if kept else []
+    imports = sorted({ast.dump(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)})
+    return imports, [
+        ast.dump(node) for node in body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Pass)
+    ]
+
+
+def _texts(tree: ast.Module, source: bytes) -> list[str]:
+    lines = source.decode("utf-8", "replace").splitlines()
+    return [_text(node, lines) for node in tree.body]
+
+
+def _text(node: ast.stmt, lines: list[str]) -> str:
+    decorators = getattr(node, "decorator_list", [])
+    first = min([node.lineno, *(item.lineno for item in decorators)])
+    return "\n".join(lines[first - 1 : node.end_lineno])
+
+
+@lru_cache(maxsize=1024)
+def words(source: bytes) -> frozenset[str]:
     """Every identifier-like word of a text."""
-    return set(_WORD.findall(source.decode("utf-8", "replace")))
+    return frozenset(_WORD.findall(source.decode("utf-8", "replace")))
 
 
 def new_names(base: bytes, fix: bytes) -> set[str]:
@@ -67,7 +102,7 @@ def identifiers(node: ast.AST) -> set[str]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TestFunction:
     """A test of a module and everything in the module that it rests on."""
 
@@ -75,16 +110,22 @@ class TestFunction:
 
     name: str
     """``Class.test_x`` or ``test_x``."""
-    body: str
-    """Normalised code of the function itself, decorators included, its name left out."""
-    whole: str
-    """``body`` with the code of every helper, constant and fixture of the module that it reaches."""
+    text: str
+    """Its source and that of every helper, constant and fixture of the module that it reaches."""
+    nodes: tuple[ast.stmt, ...]
+    """The same as trees, its own first."""
     identifiers: frozenset[str]
     """Of the function's own body."""
     fixtures: frozenset[str]
     """Identifiers in fixtures and set-up methods of the module that run before it."""
     decorators: str
     """Source of its own and its class's decorators."""
+
+    @cached_property
+    def meaning(self) -> str:
+        """Equal for tests that differ in name, comments, annotations or layout only."""
+        own, *rest = (ast.dump(_Normaliser().visit(copy.deepcopy(node))) for node in self.nodes)
+        return "\n".join([own.replace(f"name='{self.name.rpartition('.')[2]}'", "name=''", 1), *rest])
 
 
 @dataclass
@@ -93,44 +134,53 @@ class TestModule:
 
     __test__ = False
 
-    tests: dict[str, TestFunction]
-    imports: list[tuple[str, str]] = field(default_factory=list)
+    tests: list[TestFunction]
+    imports: list[tuple[str, str]]
     """``(module, name)`` imported when the module is; name '' for ``import module``. Guarded imports are left out."""
-    import_time: set[str] = field(default_factory=set)
+    import_time: set[str]
     """Attributes and keywords evaluated when the module is imported: decorators, defaults, class bodies, constants."""
 
 
-def test_module(tree: ast.Module, package: str = "") -> TestModule:
-    """Read a test module. ``package`` resolves its relative imports."""
-    plain = _Normaliser().visit(_copy(tree))
-    helpers = {name: node for node in plain.body for name in _bound(node)}
-    code = {name: ast.dump(node) for name, node in helpers.items()}
+def test_module(source: bytes, package: str = "") -> TestModule | None:
+    """Read a test module; None if it is not Python 3. ``package`` resolves its relative imports."""
+    tree = parse(source)
+    if tree is None:
+        return None
+    lines = source.decode("utf-8", "replace").splitlines()
+    helpers = {
+        name: node
+        for node in _all_statements(tree.body)
+        if not isinstance(node, ast.Import | ast.ImportFrom) and not _is_test(node)
+        for name in _bound(node)
+    }
     reach = {name: identifiers(node) for name, node in helpers.items()}
-    tests: dict[str, TestFunction] = {}
-    for owner, function in _functions(plain):
-        used = identifiers(function) | ({owner.name} if owner else set())
-        if owner is not None:
-            used |= {name for base in owner.bases for name in identifiers(base)}
-            for item in owner.body:
-                if not isinstance(item, FUNCTIONS) or not item.name.startswith("test"):
-                    used |= identifiers(item)
-        own = _dump_nameless(function)
-        # A class that holds tests is not itself something its tests rest on: only its other members are.
-        shared = [] if owner is None else [ast.dump(item) for item in owner.body if not _is_test(item)]
-        reached = _closure(used, reach)
-        rest = sorted(code[name] for name in reached if not _holds_tests(helpers[name]) and not _is_test(helpers[name]))
-        name = f"{owner.name}.{function.name}" if owner else function.name
-        tests[name] = TestFunction(
-            name=name,
-            body=own,
-            whole="\n".join([own, *shared, *rest]),
-            identifiers=frozenset(identifiers(function)),
-            fixtures=frozenset(_fixture_identifiers(function, owner, helpers, reach)),
-            decorators="\n".join(
-                ast.unparse(item) for item in [*function.decorator_list, *(owner.decorator_list if owner else [])]
-            ),
-        )
+    tests = [_test(owner, function, lines, helpers, reach) for owner, function in _functions(tree)]
     return TestModule(tests, list(module_imports(tree, package)), _import_time(tree))
+
+
+def _test(
+    owner: ast.ClassDef | None,
+    function: ast.FunctionDef | ast.AsyncFunctionDef,
+    lines: list[str],
+    helpers: dict[str, ast.stmt],
+    reach: dict[str, set[str]],
+) -> TestFunction:
+    own = identifiers(function)
+    # A class that holds tests is not itself something its tests rest on: only its other members are.
+    shared = [item for item in owner.body if not _is_test(item)] if owner else []
+    used = own.union(*(identifiers(item) for item in [*shared, *(owner.bases if owner else [])]))
+    rest = [helpers[name] for name in sorted(_closure(used, reach)) if not _holds_tests(helpers[name])]
+    nodes = (function, *shared, *rest)
+    return TestFunction(
+        name=f"{owner.name}.{function.name}" if owner else function.name,
+        text="\n".join(_text(node, lines) for node in nodes),
+        nodes=nodes,
+        identifiers=frozenset(own),
+        fixtures=frozenset(_fixture_identifiers(function, owner, helpers, reach)),
+        decorators="\n".join(
+            ast.unparse(item) for item in [*function.decorator_list, *(owner.decorator_list if owner else [])]
+        ),
+    )
 
 
 def module_imports(tree: ast.Module, package: str = "") -> Iterator[tuple[str, str]]:
@@ -149,8 +199,12 @@ def module_imports(tree: ast.Module, package: str = "") -> Iterator[tuple[str, s
                 yield module, alias.name
 
 
-def defined(tree: ast.Module) -> tuple[set[str], bool]:
+@lru_cache(maxsize=1024)
+def defined(source: bytes) -> tuple[frozenset[str], bool]:
     """Names that a module binds, and whether it may bind others (star import, ``__getattr__``, ``globals()``)."""
+    tree = parse(source)
+    if tree is None:
+        return frozenset(), True
     names: set[str] = set()
     is_open = False
     for node in ast.walk(tree):
@@ -160,16 +214,7 @@ def defined(tree: ast.Module) -> tuple[set[str], bool]:
             is_open = True
     for node in _all_statements(tree.body):
         names.update(_bound(node))
-    for name in ("__getattr__", "__all__"):
-        if name == "__getattr__" and name in names:
-            is_open = True
-    return names, is_open
-
-
-def _copy(tree: ast.Module) -> ast.Module:
-    import copy
-
-    return copy.deepcopy(tree)
+    return frozenset(names), is_open or "__getattr__" in names
 
 
 class _Normaliser(ast.NodeTransformer):
@@ -254,10 +299,6 @@ class _Normaliser(ast.NodeTransformer):
 
 def _is_literal(node: ast.AST) -> bool:
     return all(isinstance(child, ast.Constant | ast.Tuple | ast.List | ast.Load) for child in ast.walk(node))
-
-
-def _dump_nameless(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    return ast.dump(function).replace(f"name='{function.name}'", "name=''", 1)
 
 
 def _is_test(node: ast.AST) -> bool:

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     disk_limit = "disk_limit"
     protocol = "protocol"
     archive_refused = "archive_refused"
+    path_unusable = "path_unusable"
     # builder
     repository_missing = "repository_missing"
     repository_broken = "repository_broken"
@@ -69,6 +70,7 @@ class Reason(StrEnum):
     # everything else
     config = "config"
     usage = "usage"
+    not_found = "not_found"
     interrupted = "interrupted"
     internal = "internal"
 

@@ -79,7 +79,15 @@ def words(slug: str) -> str:
     return str(slug).replace("_", " ")
 
 
+def figure(cell: object) -> str:
+    """A table's cell: whole numbers grouped, others to four digits, text as it is."""
+    if isinstance(cell, float):
+        return f"{cell:,.4g}"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
 FILTERS = {
+    "figure": figure,
     "count": count,
     "duration": duration,
     "size": size,

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from envfarm import __version__
 
 from .formatting import FILTERS
+from .links import item_link, link
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -17,7 +18,7 @@ STATIC = HERE / "static"
 
 @cache
 def environment() -> Environment:
-    """Templates see values only through escaping; nothing marks strings of ours or others as safe HTML."""
+    """Templates see values only through escaping. Only the report's inlined style sheet is marked as safe."""
     jinja = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -26,7 +27,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     jinja.filters.update(FILTERS)
-    jinja.globals["version"] = __version__
+    jinja.globals.update(version=__version__, link=link, item_link=item_link)
     return jinja
 
 

@@ -20,9 +20,10 @@ rm -rf .git/logs .git/hooks .git/COMMIT_EDITMSG
 
 async def place(task: Task, environment: Environment, sandbox: Sandbox, blobs: BlobStore) -> None:
     """Make the box ready for an agent. Raises ``SandboxError`` when the tree cannot be sealed."""
-    await sandbox.put(WORKDIR, blobs.get(task.tree))
+    # what the install wrote goes first, so that it never replaces a file of the tree
     if environment.generated:
         await sandbox.put(WORKDIR, blobs.get(environment.generated))
+    await sandbox.put(WORKDIR, blobs.get(task.tree))
     date = {"GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z"}
     request = ExecRequest(argv=("/bin/sh", "-c", _SEAL), env={"GIT_CONFIG_NOSYSTEM": "1", **date}, timeout_sec=60)
     result = await sandbox.exec(request)

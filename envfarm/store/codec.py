@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import orjson
 import zstandard
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -40,6 +41,22 @@ def load(kind: type[N], text: str | bytes) -> N:
             phase="read",
             remedy="Use the version that wrote it, or a fresh database.",
         ) from error
+
+
+def dump_value(value: Any) -> str:
+    """JSON text of plain values, unpaired surrogates included."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return json.dumps(value)  # escapes surrogates; raises again for what is not JSON
+
+
+def load_value(text: str) -> Any:
+    """The plain values again."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)  # escaped surrogates, numbers beyond 64 bits
 
 
 def pack(noun: BaseModel) -> bytes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import zlib
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from envfarm.core.work import Lease, StageResult
@@ -16,6 +16,8 @@ from .codec import checked, cleaned, dump
 
 SHARDS = 16
 """Rows per counter, by worker. Concurrent workers of PostgreSQL would otherwise wait for one another's commit."""
+
+_SUMS = ("n", "wall_sec", "cpu_sec", "bytes_written")
 
 
 def record(connection: Connection, lease: Lease, result: StageResult) -> None:
@@ -51,17 +53,26 @@ def record(connection: Connection, lease: Lease, result: StageResult) -> None:
 def _count(
     connection: Connection, table: sa.Table, lease: Lease, result: StageResult, label: dict[str, object]
 ) -> None:
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    row = insert(table).values(
-        run=lease.work.run,
-        stage=lease.work.stage,
-        outcome=str(result.outcome),
-        reason=str(result.reason),
-        n=1,
-        wall_sec=result.wall_sec,
-        cpu_sec=result.cpu_sec,
-        bytes_written=result.bytes_written,
+    row = {
+        "run": lease.work.run,
+        "stage": lease.work.stage,
+        "outcome": str(result.outcome),
+        "reason": str(result.reason),
+        "n": 1,
+        "wall_sec": result.wall_sec,
+        "cpu_sec": result.cpu_sec,
+        "bytes_written": result.bytes_written,
         **label,
+    }
+    connection.execute(_step(table), row)
+
+
+@functools.cache
+def _step(table: sa.Table) -> sa.TextClause:
+    columns = [column.name for column in table.columns]
+    key = ", ".join(column.name for column in table.primary_key)
+    sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in _SUMS)
+    values = ", ".join(f":{name}" for name in columns)
+    return sa.text(
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {sums}"
     )
-    sums = {name: table.c[name] + row.excluded[name] for name in ("n", "wall_sec", "cpu_sec", "bytes_written")}
-    connection.execute(row.on_conflict_do_update(index_elements=list(table.primary_key), set_=sums))

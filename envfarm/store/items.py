@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
@@ -18,7 +17,7 @@ from envfarm.core.work import Lease, StageResult, Work
 
 from . import funnel
 from .bulk import upsert
-from .codec import checked, load
+from .codec import checked, dump_value, load, load_value
 from .tables import items
 from .transaction import Transaction
 
@@ -46,7 +45,7 @@ def insert(tx: Transaction, works: Sequence[Work]) -> int:
     rows = []
     for work in works:
         checked(work.run, work.stage, work.key, work.source, work.repo)
-        payload = orjson.dumps(work.payload).decode() if work.payload else "{}"
+        payload = dump_value(work.payload) if work.payload else "{}"
         row = (work.run, work.stage, work.key, payload, work.source, work.repo, "queued", due_at, 0, 0, "", "")
         rows.append(row)
     columns = [column.name for column in items.columns if column.name != "id"]
@@ -124,7 +123,7 @@ def _lease(row: Row) -> Lease:
         run=row.run,
         stage=row.stage,
         key=row.key,
-        payload=orjson.loads(row.payload),
+        payload=load_value(row.payload),
         source=row.source,
         repo=row.repo,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-import orjson
 import sqlalchemy as sa
 from pydantic import BaseModel
 from sqlalchemy.engine import Row
@@ -20,7 +19,7 @@ from envfarm.core.task import Task
 from envfarm.core.verdict import Outcome, Validation, Verdict
 
 from . import tables as t
-from .codec import load, unpack
+from .codec import load, load_value, unpack
 from .db import Store
 from .rows import EventRow, FunnelRow, Rate, ReasonRow, RunRow, TaskRow
 
@@ -31,7 +30,7 @@ def runs(store: Store) -> list[RunRow]:
     """All runs, newest first."""
     rows = _all(store, sa.select(t.runs).order_by(t.runs.c.created_at.desc(), t.runs.c.id))
     return [
-        RunRow(id=row.id, kind=row.kind, config=orjson.loads(row.config), created_at=_time(row.created_at))
+        RunRow(id=row.id, kind=row.kind, config=load_value(row.config), created_at=_time(row.created_at))
         for row in rows
     ]
 
@@ -103,10 +102,14 @@ def events(
     repo: str | None = None,
     limit: int = 100,
     offset: int = 0,
+    before: int | None = None,
 ) -> list[EventRow]:
-    """Ended items of a run, newest first."""
+    """Ended items of a run, newest first. ``before`` is the id of the last one seen: pages by it cost the same
+    however far down they are, while ``offset`` reads what it skips."""
     e = t.events
     where = [e.c.run == run]
+    if before is not None:
+        where.append(e.c.id < before)
     for column, value in ((e.c.reason, reason), (e.c.repo, repo)):
         if value is not None:
             where.append(column == value)
@@ -204,6 +207,21 @@ def validation(store: Store, task_id: str, environment_digest: str) -> Validatio
     v = t.validations
     here = (v.c.task_id == task_id) & (v.c.environment_digest == environment_digest)
     return _packed(store, Validation, sa.select(v.c.packed).where(here))
+
+
+def validations(store: Store, task_id: str) -> list[Validation]:
+    """All evidence about a task, newest first: of every environment it was validated in."""
+    v = t.validations
+    rows = _all(store, sa.select(v.c.packed).where(v.c.task_id == task_id))
+    return sorted((unpack(Validation, row.packed) for row in rows), key=lambda found: found.validated_at, reverse=True)
+
+
+def verdicts(store: Store, task_id: str, limit: int = 100) -> list[Verdict]:
+    """Verdicts about submissions to a task, newest first."""
+    v = t.verdicts
+    rows = _all(store, sa.select(v.c.packed).where(v.c.task_id == task_id))
+    found = sorted((unpack(Verdict, row.packed) for row in rows), key=lambda one: one.graded_at, reverse=True)
+    return found[:limit]
 
 
 def verdict_for(store: Store, task_digest: str, submission_digest: str, grader: str) -> Verdict | None:

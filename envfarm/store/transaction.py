@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -19,7 +18,7 @@ from envfarm.core.verdict import Outcome, Validation, Verdict
 
 from . import tables
 from .bulk import batches, upsert
-from .codec import checked, dump, pack
+from .codec import checked, dump, dump_value, pack
 
 PUBLISHED = "published"
 """The state that :meth:`Transaction.publish` gives a task."""
@@ -43,7 +42,7 @@ class Transaction:
     def put_run(self, id: str, kind: str, config: dict[str, Any]) -> None:
         """A run and its resolved configuration. The time of the first call is kept."""
         checked(id, kind)
-        row = (id, kind, orjson.dumps(config).decode(), time.time())
+        row = (id, kind, dump_value(config), time.time())
         self._put(tables.runs, ["id", "kind", "config", "created_at"], row, key=["id"], keep=["created_at"])
 
     def put_candidates(self, run: str, candidates: Iterable[Candidate]) -> None:

@@ -47,7 +47,9 @@ class LocalPostgres:
         self._count = 0
         self.process: subprocess.Popen[bytes] | None = None
         try:
-            self._run("initdb", "--pgdata", str(self.folder / "data"), "--username=envfarm", "--auth=trust", "--no-sync")
+            self._run(
+                "initdb", "-D", str(self.folder / "data"), "--username=envfarm", "--auth=trust", "--no-sync"
+            )
             self.start()
         except BaseException:
             self.close()
@@ -127,7 +129,7 @@ def _unprivileged() -> pwd.struct_passwd:
 def postgres() -> Iterator[LocalPostgres]:
     """The session's server."""
     if binaries() is None:
-        pytest.skip("PostgreSQL is not installed: run scripts/system_packages.sh")
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     server = LocalPostgres()
     try:
         yield server

@@ -11,6 +11,7 @@ from packaging.utils import canonicalize_name
 from envfarm.core.environment import InstallMode, Recipe, Step, TestCommand
 
 from . import uv
+from .adjust import name_of
 from .findings import Files, Findings, Wanted, Weight
 from .groups import is_developer_name, is_test_name, is_tool, normal
 from .interpreters import Interpreter
@@ -119,6 +120,8 @@ def _requirements(findings: Findings, interpreter: Interpreter, provenance: list
             continue
         if is_tool(wanted.name) and wanted.weight is not Weight.guessed:
             continue
+        if has_tests and wanted.weight is Weight.developer and not _from_ci(wanted) and not wanted.name.startswith("pytest"):
+            continue
         key = (wanted.name, str(Requirement(wanted.text).marker or ""))
         if any(name == wanted.name for name, _ in chosen) and key not in chosen:
             if wanted.weight < max(other.weight for (name, _), other in chosen.items() if name == wanted.name):
@@ -128,8 +131,14 @@ def _requirements(findings: Findings, interpreter: Interpreter, provenance: list
         provenance.append("no extra, group or file is named for testing: developer lists and imports are used")
     for wanted in chosen.values():
         provenance.append(f"{wanted.text}: {wanted.source}")
-    lines = sorted(wanted.text for wanted in chosen.values() if wanted.name != "pytest")
-    return [*_pytest(chosen, interpreter), "pip", "setuptools<81", *lines]
+    rest = sorted((each for each in chosen.values() if each.name != "pytest"), key=lambda each: (-each.weight, each.text))
+    tools = [tool for tool in ("pip", "setuptools<81") if name_of(tool) not in {own, *(each.name for each in rest)}]
+    # In order of weight: on a conflict, repair takes them out from the end.
+    return [*_pytest(chosen, interpreter), *(each.text for each in rest), *tools]
+
+
+def _from_ci(wanted: Wanted) -> bool:
+    return wanted.source.endswith((".yml", ".yaml")) or wanted.source.startswith("tox.ini")
 
 
 def _pytest(chosen: dict[tuple[str, str], Wanted], interpreter: Interpreter) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from .replacement import Replacement
 from .unit import Token, Unit
@@ -39,14 +40,14 @@ def comparison(unit: Unit, node: ast.AST) -> Iterator[Replacement]:
     if not isinstance(node, ast.Compare):
         return
     operands = [node.left, *node.comparators]
-    for left, right in zip(operands, operands[1:], strict=False):
+    for left, right in pairwise(operands):
         yield from _swap_operator(unit, unit.between(left, right), _COMPARISONS)
 
 
 def boolean(unit: Unit, node: ast.AST) -> Iterator[Replacement]:
     """``and``/``or``, ``True``/``False``."""
     if isinstance(node, ast.BoolOp):
-        for left, right in zip(node.values, node.values[1:], strict=False):
+        for left, right in pairwise(node.values):
             yield from _swap_operator(unit, unit.between(left, right), {"and": ("or",), "or": ("and",)})
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool) and not is_claimed(unit, node):
         yield Replacement(*unit.span(node), str(not node.value))

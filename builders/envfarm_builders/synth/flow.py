@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from .expressions import off_by_one
 from .replacement import Replacement
-from .unit import Unit, terminal_name
+from .scope import terminal_name
+from .unit import Unit
 
 _NEGATABLE = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.BinOp, ast.Await)
 _PREDICATE = re.compile(
@@ -60,7 +62,7 @@ def returned(unit: Unit, node: ast.AST) -> Iterator[Replacement]:
         case ast.Constant(value=bool()):
             yield Replacement(*unit.span(value), str(not value.value))
         case ast.Tuple(elts=elements) if not any(isinstance(element, ast.Starred) for element in elements):
-            for left, right in zip(elements, elements[1:], strict=False):
+            for left, right in pairwise(elements):
                 yield from _swapped(unit, left, right)
         case ast.UnaryOp(op=ast.Not(), operand=operand) if _is_predicate(operand):
             yield from _negated(unit, value)

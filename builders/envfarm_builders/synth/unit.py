@@ -15,16 +15,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+from .scope import Function, functions, hidden_children
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+\Z")
 _LAYOUT = frozenset({
     tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
 })  # fmt: skip
-_TYPING = frozenset({"Annotated", "Callable", "Dict", "Literal", "List", "Optional", "Tuple", "Type", "Union"})
-_UNOBSERVABLE_KEYWORDS = frozenset({"stacklevel"})
-_METADATA = frozenset({"__all__", "__slots__", "__version__"})
-_PLATFORM = frozenset({"version_info", "platform", "PY2", "PY3"})
+_SHARED = (ast.expr_context, ast.operator, ast.boolop, ast.unaryop, ast.cmpop)
+"""Nodes without a place: the parser uses one object for all of them."""
 
 
 class SourceText:
@@ -70,8 +68,6 @@ class Unit:
         self.qualname = qualname
         self.first_line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         self.last_line = node.end_lineno or node.lineno
-        self._parents: dict[ast.AST, ast.AST] = {}
-        self._nodes = list(self._walk(node))
 
     @property
     def length(self) -> int:
@@ -85,7 +81,7 @@ class Unit:
 
     def nodes(self) -> list[ast.AST]:
         """Editable nodes in source order: no annotations, decorators, f-strings, messages or metadata."""
-        return self._nodes
+        return [self.node, *self._parents]
 
     def editable(self, node: ast.AST) -> bool:
         """Whether the node is among ``nodes()``."""
@@ -147,6 +143,21 @@ class Unit:
             return False
 
     @cached_property
+    def _parents(self) -> dict[ast.AST, ast.AST]:
+        """Editable node -> its parent, depth first."""
+        parents: dict[ast.AST, ast.AST] = {}
+
+        def walk(node: ast.AST) -> None:
+            hidden = hidden_children(node)
+            for child in ast.iter_child_nodes(node):
+                if child not in hidden and not isinstance(child, _SHARED):
+                    parents[child] = node
+                    walk(child)
+
+        walk(self.node)
+        return parents
+
+    @cached_property
     def _extent(self) -> tuple[int, int]:
         return self.source.start(self.first_line), self.source.start(self.last_line + 1)
 
@@ -180,84 +191,7 @@ class Unit:
         high = bisect.bisect_left(self._tokens, end, key=lambda token: token.start)
         return self._tokens[low:high]
 
-    def _walk(self, node: ast.AST) -> Iterator[ast.AST]:
-        yield node
-        hidden = hidden_children(node)
-        for child in ast.iter_child_nodes(node):
-            if child not in hidden and not isinstance(child, (ast.expr_context, ast.operator, ast.boolop, ast.cmpop)):
-                self._parents[child] = node
-                yield from self._walk(child)
-
-
-def hidden_children(node: ast.AST) -> set[ast.AST]:
-    """Children in which an edit would be unobservable, unnatural, or without reliable positions."""
-    match node:
-        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-            hidden = [*node.decorator_list, getattr(node, "returns", None), *getattr(node, "type_params", [])]
-        case ast.arg() | ast.AnnAssign():
-            hidden = [node.annotation]
-        case ast.JoinedStr():
-            hidden = list(node.values)
-        case ast.Assert():
-            hidden = [node.msg]
-        case ast.Subscript() if terminal_name(node.value) in _TYPING:
-            hidden = [node.slice]
-        case ast.keyword() if node.arg in _UNOBSERVABLE_KEYWORDS:
-            hidden = [node.value]
-        case ast.Assign() if any(terminal_name(target) in _METADATA for target in node.targets):
-            hidden = [node.value]
-        case ast.If() if never_runs(node):
-            hidden = [node.test, *node.body]
-        case ast.If() | ast.IfExp() if mentions(node.test, _PLATFORM):
-            hidden = [node.test]
-        case _:
-            hidden = []
-    return {child for child in hidden if child is not None}
-
-
-def terminal_name(node: ast.AST | None) -> str:
-    """``c`` of ``c``, ``a.c`` and ``a.c()``; empty for anything else."""
-    match node:
-        case ast.Name():
-            return node.id
-        case ast.Attribute():
-            return node.attr
-        case ast.Call():
-            return terminal_name(node.func)
-        case _:
-            return ""
-
-
-def mentions(node: ast.AST, names: frozenset[str]) -> bool:
-    """Whether one of the names is read in ``node``."""
-    return any(terminal_name(child) in names for child in ast.walk(node))
-
-
-def never_runs(node: ast.If) -> bool:
-    """Whether a branch is for type checkers or for running the file as a script."""
-    return mentions(node.test, frozenset({"TYPE_CHECKING", "__name__"}))
-
 
 def units(source: SourceText, tree: ast.Module) -> list[Unit]:
-    """Every outermost function, in source order; overload stubs left out."""
-    return [
-        Unit(source, node, qualname)
-        for node, qualname in _functions(tree.body, "")
-        if not any(terminal_name(decorator) == "overload" for decorator in node.decorator_list)
-    ]
-
-
-def _functions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[Function, str]]:
-    for node in body:
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                yield node, prefix + node.name
-            case ast.ClassDef():
-                yield from _functions(node.body, f"{prefix}{node.name}.")
-            case ast.If():
-                yield from _functions(([] if never_runs(node) else node.body) + node.orelse, prefix)
-            case ast.Try():
-                handlers = [statement for handler in node.handlers for statement in handler.body]
-                yield from _functions(node.body + handlers + node.orelse + node.finalbody, prefix)
-            case ast.With():
-                yield from _functions(node.body, prefix)
+    """The units of a file, in source order."""
+    return [Unit(source, node, qualname) for node, qualname in functions(tree)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from envfarm.core.errors import EnvfarmError, ProviderError, Reason
 from envfarm.core.failpoints import failpoint
 
-from ..client import AgentSandbox
+from ..client import AgentSandbox, Connect
 from . import cgroups, spawn
 from .cgroups import Cgroups
 from .command import AGENT_FD, INFO_FD, LaunchPlan, launch_argv
@@ -43,6 +44,10 @@ class Place:
     def socket_path(self, box_id: str) -> str:
         """A short path of a box's socket, valid in this process while the folder is open."""
         return f"/proc/self/fd/{self.boxes_fd}/{box_id}/{SOCKET}"
+
+    def connect(self, box_id: str) -> Connect:
+        """What opens a connection to a box's agent."""
+        return functools.partial(asyncio.open_unix_connection, self.socket_path(box_id))
 
 
 class Box:
@@ -109,7 +114,7 @@ class Box:
         write_record(self._folder, self.record)
 
     async def _first_answer(self, child: spawn.Child) -> None:
-        client = AgentSandbox(self.record.id, self._place.socket_path(self.record.id))
+        client = AgentSandbox(self.record.id, self._place.connect(self.record.id))
         answer = asyncio.ensure_future(client.info())
         try:
             await asyncio.wait({answer, child.ended}, timeout=_ANSWER_SEC, return_when=asyncio.FIRST_COMPLETED)

@@ -53,7 +53,7 @@ def plan_box(spec: BoxSpec, host: Host, *, detached: bool = False, environ: Mapp
     return BoxPlan(
         bwrap=host.binaries.bwrap,
         agent=host.binaries.agent,
-        agent_args=("serve", "--fd", str(AGENT_FD), "--deadline-sec", f"{spec.limits.wall_sec:g}"),
+        agent_args=("serve", "--listen-fd", str(AGENT_FD), "--deadline-sec", f"{spec.limits.wall_sec:g}"),
         root=host.root,
         binds=tuple(binds),
         workdir=_target(spec.workdir),

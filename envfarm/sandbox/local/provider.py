@@ -176,7 +176,7 @@ class LocalProvider:
 
     def _sandbox(self, record: BoxRecord) -> LocalSandbox:
         _, place = self._opened()
-        return LocalSandbox(record, place.socket_path(record.id), cgroups_of(record, place.cgroups))
+        return LocalSandbox(record, place.connect(record.id), cgroups_of(record, place.cgroups))
 
     def _find(self, name: str, *, dead_too: bool = False) -> BoxRecord:
         known = Path(name).name == name and name.startswith("box-")

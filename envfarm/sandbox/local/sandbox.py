@@ -10,7 +10,7 @@ from envfarm.core.box import ExecRequest, ExecResult, FileStat
 from envfarm.core.errors import EnvfarmError, Reason, SandboxError, Tier
 from envfarm.core.ports import OutputSink
 
-from ..client import AgentSandbox
+from ..client import AgentSandbox, Connect
 from .cgroups import SUPERVISOR_TASKS, Cgroups
 from .records import BoxRecord, now
 
@@ -33,10 +33,10 @@ def exec_limits(record: BoxRecord) -> dict[str, int]:
 class LocalSandbox:
     """Satisfies ``envfarm.core.ports.Sandbox``. A box that died of its limits says so, with the policy's tier."""
 
-    def __init__(self, record: BoxRecord, socket_path: str, cgroups: Cgroups) -> None:
+    def __init__(self, record: BoxRecord, connect: Connect, cgroups: Cgroups) -> None:
         self.record = record
         self._cgroups = cgroups
-        self._agent = AgentSandbox(record.id, socket_path, exec_limits=exec_limits(record))
+        self._agent = AgentSandbox(record.id, connect, exec_limits=exec_limits(record))
 
     @property
     def id(self) -> str:
@@ -51,6 +51,9 @@ class LocalSandbox:
         before = self._cgroups.oom_kills(self.id)
         async with self._explained():
             result = await self._agent.exec(request, stdin=stdin, on_output=on_output)
+        if result.signal is not None and now() >= self.record.deadline_at:
+            # The agent kills everything before it ends the box; which of the two is heard of first is chance.
+            raise self._ended_at_limit()
         if not result.replayed and self._cgroups.oom_kills(self.id) > before:
             return result.model_copy(update={"oom_killed": True})
         return result
@@ -90,14 +93,15 @@ class LocalSandbox:
                 tier=Tier.policy,
                 remedy="Raise limits.memory_mb if the task needs more.",
             )
-        if now() >= self.record.deadline_at:
-            return SandboxError(
-                f"The box was ended at its limit of {limits.wall_sec:g} s.",
-                reason=Reason.wall_limit,
-                phase="run",
-                remedy="Raise limits.wall_sec if the task needs longer.",
-            )
-        return None
+        return self._ended_at_limit() if now() >= self.record.deadline_at else None
+
+    def _ended_at_limit(self) -> SandboxError:
+        return SandboxError(
+            f"The box was ended at its limit of {self.record.limits.wall_sec:g} s.",
+            reason=Reason.wall_limit,
+            phase="run",
+            remedy="Raise limits.wall_sec if the task needs longer.",
+        )
 
 
 def cgroups_of(record: BoxRecord, found: Cgroups) -> Cgroups:

@@ -31,7 +31,7 @@ _MARKS = {
 def read_pytest_config(files: Files, findings: Findings) -> None:
     """Add the plug-ins that options, ini settings, marks and fixtures need; note configured test paths."""
     for source, options in _configurations(files):
-        _read_options(options, findings, source)
+        _read_options(files, options, findings, source)
         break
     _read_usage(files, findings)
 
@@ -59,7 +59,7 @@ def _flat(options: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _read_options(options: dict[str, str], findings: Findings, source: str) -> None:
+def _read_options(files: Files, options: dict[str, str], findings: Findings, source: str) -> None:
     for key in options:
         for pattern, plugin in INI_OPTIONS.items():
             if re.fullmatch(pattern, key):

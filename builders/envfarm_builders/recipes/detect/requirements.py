@@ -35,6 +35,8 @@ def read_requirements(files: Files, findings: Findings) -> None:
 
 def read_lines(files: Files, path: str, seen: tuple[str, ...] = ()) -> list[str]:
     """The requirement lines of a file, includes in place, options and hashes left out."""
+    if _preferred_source(files, path):
+        path = path.removesuffix(".txt") + ".in"
     text = text_of(files, path)
     if text is None or path in seen:
         return []

@@ -13,7 +13,6 @@ from .setup_cfg import lines, parse_ini
 from .shell import pip_install, pytest_arguments, pytest_call, want_install, words
 
 _FACTOR = re.compile(r"^!?[\w.{},!-]+:\s+")
-_ENVLIST = re.compile(r"py\{?([\d,\s.{}-]+)\}?")
 
 
 def read_tox(files: Files, findings: Findings) -> None:
@@ -34,10 +33,7 @@ def _read_ini(files: Files, config: configparser.RawConfigParser, findings: Find
         if section in {"tox", "tox:tox"}:
             _read_envlist(config[section].get("envlist") or config[section].get("env_list") or "", findings)
         name = section.partition(":")[2]
-        testing = section == "testenv" or (
-            section.startswith("testenv:") and (is_test_name(name) or re.fullmatch(r"py(\d+|thon)?([,{-].*)?", name))
-        )
-        if not testing:
+        if section != "testenv" and not (section.startswith("testenv:") and is_test_name(name)):
             continue
         table = config[section]
         weight = Weight.test if section == "testenv" else Weight.developer
@@ -97,9 +93,13 @@ def _read_native(files: Files, tables: dict[str, Any], findings: Findings) -> No
 
 
 def _read_envlist(text: str, findings: Findings) -> None:
-    for match in _ENVLIST.finditer(text):
-        for digits in re.findall(r"3\.?(\d+)", match[1]):
-            findings.matrix.add(f"3.{int(digits)}")
+    """Versions in ``py311``, ``py3.11``, ``py3{10,11}``, ``py{310,311}``, ``3.11``."""
+    for match in re.finditer(r"(?:py|python|(?<![\w.]))3\.?\{([\d,\s]+)\}", text):
+        findings.matrix.update(f"3.{int(minor)}" for minor in re.findall(r"\d+", match[1]))
+    for match in re.finditer(r"(?:py|python)\{([\w.,\s-]+)\}", text):
+        findings.matrix.update(f"3.{int(minor)}" for minor in re.findall(r"(?<!\d)3\.?(\d{1,2})(?!\d)", match[1]))
+    for minor in re.findall(r"(?:py|python|(?<![\w.]))3\.?(\d{1,2})(?!\d)", text):
+        findings.matrix.add(f"3.{int(minor)}")
 
 
 def _set_variable(findings: Findings, key: str, value: str) -> None:

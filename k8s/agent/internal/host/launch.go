@@ -97,7 +97,7 @@ func (p *launchPlan) exec() error {
 		return err
 	}
 	for resource, value := range p.limits {
-		if err := syscall.Setrlimit(resource, &syscall.Rlimit{Cur: value, Max: value}); err != nil {
+		if err := lowerLimit(resource, value); err != nil {
 			return fmt.Errorf("resource limit %d = %d: %w", resource, value, err)
 		}
 	}
@@ -111,6 +111,16 @@ func (p *launchPlan) exec() error {
 	}
 	err := syscall.Exec(p.argv[0], p.argv, os.Environ())
 	return fmt.Errorf("%s: %w", p.argv[0], err)
+}
+
+// lowerLimit sets both limits; one that is lower already stays, since not even root may always raise it.
+func lowerLimit(resource int, value uint64) error {
+	var held syscall.Rlimit
+	if err := syscall.Getrlimit(resource, &held); err != nil {
+		return err
+	}
+	value = min(value, held.Max)
+	return syscall.Setrlimit(resource, &syscall.Rlimit{Cur: value, Max: value})
 }
 
 // joinCgroup moves this process. Plain system calls: the os package could open its poller on a descriptor that
@@ -128,9 +138,10 @@ func joinCgroup(dir string) error {
 	return nil
 }
 
-// moveDescriptors goes through high numbers first, so that one pair's target may be another's source.
+// moveDescriptors goes through high numbers first, so that one pair's target may be another's source. Not too high:
+// beyond 64 the kernel enlarges the table, and with several threads that waits for an RCU grace period (16 ms measured).
 func (p *launchPlan) moveDescriptors() error {
-	const high = 512
+	const high = 32
 	parked := map[int]uintptr{}
 	for target, source := range p.fds {
 		fd, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(source), syscall.F_DUPFD_CLOEXEC, high)

@@ -30,7 +30,11 @@ func (s *Server) opExec(conn *wire.Conn, payload []byte) error {
 	}
 	defer beatBack(conn, func() {})()
 	<-kept.done
-	return s.journal.replay(conn, kept)
+	if err := s.journal.replay(conn, kept); err != nil {
+		return err
+	}
+	discard(conn) // the retry's own input
+	return nil
 }
 
 // execOnce runs the command, with its output to the client and, where there is one, to the record.

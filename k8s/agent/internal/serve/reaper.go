@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 // for one's own child elsewhere would race with it.
 type reaper struct {
 	mutex sync.Mutex
+	over  bool                            // the box ends; nothing is started any more
 	known map[int]chan syscall.WaitStatus // supervisors, by pid
 }
 
@@ -34,6 +36,9 @@ func newReaper() *reaper {
 func (r *reaper) start(argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
+	if r.over {
+		return 0, nil, errors.New("the box ends")
+	}
 	// /proc/self/exe is the very file this process runs, whatever has become of its path.
 	pid, err := syscall.ForkExec("/proc/self/exe", argv, attr)
 	if err != nil {
@@ -100,6 +105,7 @@ func (r *reaper) sweep(patience time.Duration) error {
 func (r *reaper) killAll() {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
+	r.over = true
 	for pid := range r.known {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 		delete(r.known, pid)

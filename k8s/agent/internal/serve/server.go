@@ -97,7 +97,7 @@ func (s *Server) serve(conn *wire.Conn) {
 		if !errors.As(err, &fault) {
 			fault = asFault(err)
 		}
-		if conn.WriteJSON(wire.Failure, fault) == nil && !conn.Claimed {
+		if conn.WriteJSON(wire.Failure, fault) == nil {
 			discard(conn)
 		}
 	}
@@ -108,8 +108,11 @@ func isFault(err error) bool {
 	return errors.As(err, &fault)
 }
 
-// discard reads what the client still sends, so that it gets to read the failure instead of a broken pipe.
+// discard reads what the client still sends, so that it gets to read the answer instead of a broken pipe.
 func discard(conn *wire.Conn) {
+	if conn.Claimed || conn.Ended {
+		return
+	}
 	until := time.Now().Add(time.Minute)
 	conn.ReadDeadline(until)
 	for {

@@ -125,6 +125,7 @@ func (b *bench) take(request child.Request) (*supervisor, error) {
 	b.mutex.Unlock()
 	if spare != nil {
 		if err := spare.give(request); err == nil {
+			b.reaper.kill(spare.pid, syscall.SIGCONT) // a command before this one may have stopped it
 			return spare, nil
 		}
 		spare.close() // it was killed while it waited

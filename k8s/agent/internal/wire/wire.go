@@ -44,6 +44,7 @@ func Faultf(reason, format string, args ...any) *Fault {
 // Conn frames a connection. Writes may come from several goroutines, reads from one.
 type Conn struct {
 	Claimed bool // another goroutine reads from it for good
+	Ended   bool // the client has said that no more data comes
 	raw     net.Conn
 	reader  *bufio.Reader
 	header  [5]byte
@@ -72,6 +73,7 @@ func (c *Conn) Read() (byte, []byte, error) {
 		return 0, nil, Faultf("protocol", "a frame of %d bytes is larger than %d", size, MaxFrame)
 	}
 	kind := c.header[0]
+	c.Ended = c.Ended || kind == End
 	if size == 0 {
 		return kind, nil, nil
 	}

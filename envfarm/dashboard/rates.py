@@ -1,0 +1,43 @@
+"""Shares with their denominator and interval: never a percentage alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from envfarm.core.errors import Reason
+from envfarm.core.ports import StageOutcome
+from envfarm.core.stats import wilson
+from envfarm.core.verdict import InvalidReason
+from envfarm.store.rows import FunnelRow, Rate
+
+INSTALLED_ONLY = frozenset({
+    Reason.collect_failed, Reason.no_tests, InvalidReason.no_tests_collected,
+    Reason.suite_timeout, Reason.suite_crash,
+})  # fmt: skip
+"""Endings of ``base`` after a successful installation, without a collected suite that ran to its end."""
+COLLECTED_ONLY = frozenset({Reason.tests_mostly_fail})
+"""Endings of ``base`` with a suite that ran, of which too little passes."""
+
+INSTALLS, COLLECTS, PASSES = "installs", "collects a test", "85 % of tests pass"
+
+
+def rate(key: str, k: int, n: int) -> Rate:
+    """``k`` of ``n`` with its 95 % Wilson interval. Raises ``ValueError`` unless 0 <= k <= n."""
+    low, high = wilson(k, n)
+    return Rate(key=key, k=k, n=n, low=low, high=high)
+
+
+def rungs(base: Iterable[FunnelRow]) -> tuple[Rate, Rate, Rate]:
+    """The three rungs of environment success, each over every repository tried.
+
+    ``base`` are the counters of the stage of that name. An ending that is in neither table above counts as not
+    installed, so that an unknown failure never flatters.
+    """
+    tried = installs = collects = passes = 0
+    for row in base:
+        tried += row.n
+        done = row.outcome is StageOutcome.done
+        passes += row.n if done else 0
+        collects += row.n if done or row.reason in COLLECTED_ONLY else 0
+        installs += row.n if done or row.reason in COLLECTED_ONLY | INSTALLED_ONLY else 0
+    return rate(INSTALLS, installs, tried), rate(COLLECTS, collects, tried), rate(PASSES, passes, tried)

@@ -1,0 +1,1 @@
+"""Boxes: the client of the in-box agent, and the providers that start boxes with an agent in them."""
