@@ -49,6 +49,13 @@ def print_summary(figures: dict[str, Any], *, file: Any = None) -> None:
     _print_policies(figures["policies"], file)
 
 
+def print_funnel(stages: list[dict[str, Any]], *, file: Any = None) -> None:
+    """Items, time and bytes of each stage."""
+    keys = ("stage", "in", "done", "rejected", "failed", "wall_sec", "cpu_sec", "bytes")
+    columns = [key.replace("_sec", " s") for key in keys]
+    print_table(columns, [[row[key] for key in keys] for row in stages], title="Funnel", file=file)
+
+
 def _print_replay(replay: dict[str, Any], file: Any) -> None:
     if replay["n"]:
         rows = [

@@ -81,9 +81,7 @@ def validate(task_id: TaskId, config: ConfigFile = None, home: Home = None, json
 @app.command()
 def grade(
     task_id: TaskId,
-    patch: Annotated[
-        Path | None, typer.Argument(help="A unified diff; '-' reads stdin; absent grades nothing.")
-    ] = None,
+    patch: Annotated[Path | None, typer.Argument(help="A unified diff; '-' reads stdin; none: empty.")] = None,
     gold: Annotated[bool, typer.Option("--gold", help="Grade the gold patch.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run it even if a verdict is known.")] = False,
     config: ConfigFile = None,

@@ -102,7 +102,9 @@ def default_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "envfarm"
 
 
-_NOT_CONFIG = {"ENVFARM_FAILPOINTS", "ENVFARM_FAILPOINT_LOG", "ENVFARM_CONFIG"}
+_NOT_CONFIG = {
+    "ENVFARM_FAILPOINTS", "ENVFARM_FAILPOINT_LOG", "ENVFARM_CONFIG", "ENVFARM_BWRAP", "ENVFARM_AGENT", "ENVFARM_DEBUG",
+}  # fmt: skip
 
 
 def load_config(

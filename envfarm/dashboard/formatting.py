@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 
@@ -86,7 +87,13 @@ def figure(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
+def pretty(value: object) -> str:
+    """A JSON value, indented."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
 FILTERS = {
+    "pretty": pretty,
     "figure": figure,
     "count": count,
     "duration": duration,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from urllib.parse import quote, urlencode
 
 CANDIDATE_STAGES = frozenset({"filter", "draft"})
@@ -12,9 +13,13 @@ TASK_STAGES = frozenset({"build", "validate", "publish", "replay_gold", "replay_
 
 def link(*parts: object, **params: object) -> str:
     """``/runs/demo/events?stage=build``: parts are escaped, parameters that are None or empty are left out."""
-    path = "/" + "/".join(quote(str(part), safe="@:~") for part in parts)
-    query = {name: str(value) for name, value in params.items() if value not in (None, "")}
-    return f"{path}?{urlencode(query)}" if query else path
+    return "/" + "/".join(quote(str(part), safe="@:~") for part in parts) + query(**params)
+
+
+def query(**params: object) -> str:
+    """``?stage=build``, or nothing when every parameter is None or empty."""
+    given = {name: str(value) for name, value in params.items() if value not in (None, "")}
+    return "?" + urlencode(given) if given else ""
 
 
 def item_link(run: str, stage: str, key: str) -> str:
@@ -24,3 +29,8 @@ def item_link(run: str, stage: str, key: str) -> str:
     if stage in TASK_STAGES:
         return link("tasks", key.partition("#")[0], run=run)
     return ""
+
+
+def resume_command(run: str) -> str:
+    """What to type to go on with a run."""
+    return "envfarm demo --resume" if run == "demo" else f"envfarm build --resume --run {shlex.quote(run)}"

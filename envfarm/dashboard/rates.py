@@ -10,13 +10,10 @@ from envfarm.core.stats import wilson
 from envfarm.core.verdict import InvalidReason
 from envfarm.store.rows import FunnelRow, Rate
 
-INSTALLED_ONLY = frozenset({
-    Reason.collect_failed, Reason.no_tests, InvalidReason.no_tests_collected,
-    Reason.suite_timeout, Reason.suite_crash,
-})  # fmt: skip
-"""Endings of ``base`` after a successful installation, without a collected suite that ran to its end."""
-COLLECTED_ONLY = frozenset({Reason.tests_mostly_fail})
-"""Endings of ``base`` with a suite that ran, of which too little passes."""
+INSTALLED_ONLY = frozenset({Reason.collect_failed, Reason.no_tests, InvalidReason.no_tests_collected})
+"""Endings of ``base`` after a successful installation that collected nothing."""
+COLLECTED_ONLY = frozenset({Reason.tests_mostly_fail, Reason.suite_timeout, Reason.suite_crash})
+"""Endings of ``base`` with a collected suite that did not pass the third rung."""
 
 INSTALLS, COLLECTS, PASSES = "installs", "collects a test", "85 % of tests pass"
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -16,7 +14,7 @@ from .formatting import percent
 from .rates import COLLECTS, INSTALLS, PASSES, rate
 from .templating import STATIC, render
 
-_KNOWN = ("title", "wall_sec", "packages", "environments", "tasks", "replay", "policies", "stages")
+_KNOWN = ("title", "run", "wall_sec", "packages", "environments", "tasks", "replay", "policies", "stages")
 
 
 Number = int | float
@@ -30,32 +28,21 @@ class Table:
     rows: list[list[object]]
 
 
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Render to ``path``; whoever reads it sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(render_report(report))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def render_report(report: Mapping[str, Any]) -> str:
     """The page. A section that is missing is left out; one that is not known here is shown as it is."""
     return render(
         "report.html",
-        css=Markup((STATIC / "style.css").read_text(encoding="utf-8")),  # our own file: escaping would break its selectors
+        css=Markup(
+            (STATIC / "style.css").read_text(encoding="utf-8")
+        ),  # our own file: escaping would break its selectors
         title=report.get("title") or "envfarm demo",
         wall_sec=report.get("wall_sec"),
         packages=report.get("packages") or {},
         failed=(report.get("packages") or {}).get("failed") or [],
         rungs=_rungs(report.get("environments") or {}),
         tasks=report.get("tasks") or {},
-        rejected=_ranked((report.get("tasks") or {}).get("rejected") or {}),
+        rejected=_rejected((report.get("tasks") or {}).get("rejected") or {}),
+        operators=_ranked((report.get("tasks") or {}).get("by_operator") or {}),
         by_repo=_by_repo((report.get("tasks") or {}).get("by_repo") or {}),
         replay=report.get("replay") or {},
         passes=_records((report.get("replay") or {}).get("passes") or [], "pass"),
@@ -74,12 +61,24 @@ def _rungs(environments: Mapping[str, Any]) -> list[Rate]:
     return [_rate(label, environments[key], tried, given.get(key)) for label, key in pairs if key in environments]
 
 
-def _policies(policies: Mapping[str, Mapping[str, Any]]) -> list[Rate]:
-    return [
-        _rate(name, round(values["solve_rate"] * values["n"]), values["n"], values.get("interval"))
-        for name, values in policies.items()
-        if values.get("n") and values.get("solve_rate") is not None
-    ]
+def _policies(policies: Mapping[str, Mapping[str, Any]]) -> list[tuple[Rate, str]]:
+    """Solve rates, and beside each what was not scored. Names that begin with ``_`` are remarks, not policies."""
+    found: list[tuple[Rate, str]] = []
+    for name, values in policies.items():
+        n, share = values.get("n"), values.get("solve_rate")
+        if n and share is not None and not name.startswith("_"):
+            aside = [f"{values[key]} {key}" for key in ("masked", "unscorable", "tampered") if values.get(key)]
+            found.append((_rate(name, round(share * n), n, values.get("interval")), ", ".join(aside)))
+    return found
+
+
+def _rejected(rejected: Mapping[str, Any]) -> list[tuple[str, int, None]]:
+    """Counts by reason, or by stage and reason: then stages keep their order and are named in the label."""
+    if any(isinstance(value, Mapping) for value in rejected.values()):
+        return [
+            (f"{stage}: {reason}", n, None) for stage, reasons in rejected.items() for reason, n, _ in _ranked(reasons)
+        ]
+    return _ranked(rejected)
 
 
 def _rate(label: str, k: int, n: int, interval: Sequence[float] | None) -> Rate:
@@ -94,7 +93,7 @@ def _ranked(counts: Mapping[str, int]) -> list[tuple[str, int, None]]:
 def _by_repo(by_repo: Mapping[str, Any]) -> Table:
     """Counts for each repository: a number, or numbers by kind."""
     rows = [
-        {"repository": repo, **(value if isinstance(value, Mapping) else {"valid tasks": value})}
+        {"repository": repo, **(dict(value) if isinstance(value, Mapping) else {"valid tasks": value})}
         for repo, value in by_repo.items()
     ]
     return _records(rows, "repository")
@@ -110,7 +109,9 @@ def _records(rows: Sequence[Any], name: str) -> Table:
     mappings = [row if isinstance(row, Mapping) else {name: row} for row in rows]
     columns = list(dict.fromkeys(key for row in mappings for key in row))
     cells = [[_cell(column, row.get(column)) for column in columns] for row in mappings]
-    return Table([(column, all(isinstance(row[i], Number) for row in cells)) for i, column in enumerate(columns)], cells)
+    return Table(
+        [(column, all(isinstance(row[i], Number) for row in cells)) for i, column in enumerate(columns)], cells
+    )
 
 
 def _tables(value: Any) -> Table:

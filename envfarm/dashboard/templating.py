@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from envfarm import __version__
 
 from .formatting import FILTERS
-from .links import item_link, link
+from .links import item_link, link, query, resume_command
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -27,7 +27,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     jinja.filters.update(FILTERS)
-    jinja.globals.update(version=__version__, link=link, item_link=item_link)
+    jinja.globals.update(version=__version__, link=link, item_link=item_link, query=query, resume=resume_command)
+    jinja.globals["m"] = jinja.get_template("macros.html").module
     return jinja
 
 

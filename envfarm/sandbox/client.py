@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from envfarm.core.base import Noun
 from envfarm.core.box import ExecRequest, ExecResult, FileStat
 from envfarm.core.errors import Reason, SandboxError, Tier
 from envfarm.core.ports import OutputSink
@@ -37,6 +38,8 @@ _ANSWERED = (
     "replayed",
 )
 """Fields of ``ExecResult`` that the agent's answer gives under the same name."""
+_NOTHING: Mapping[str, bytes] = {}
+N = TypeVar("N", bound=Noun)
 
 
 def unix_socket(path: str | Path) -> Connect:
@@ -102,18 +105,9 @@ class AgentSandbox:
                         output[kind].append(payload)
                         if on_output is not None and kind != wire.REPORT:
                             on_output("stdout" if kind == wire.STDOUT else "stderr", payload)
-        answer = self._json(payload, "exec")
-        try:
-            return ExecResult.model_validate(
-                {
-                    **{name: answer[name] for name in _ANSWERED},
-                    "stdout": b"".join(output[wire.STDOUT]),
-                    "stderr": b"".join(output[wire.STDERR]),
-                    "report": b"".join(output[wire.REPORT]),
-                }
-            )
-        except (KeyError, ValidationError) as error:
-            raise self._protocol_error("exec", "its result lacks a field or has a wrong one") from error
+        streams = {"stdout": wire.STDOUT, "stderr": wire.STDERR, "report": wire.REPORT}
+        joined = {name: b"".join(output[kind]) for name, kind in streams.items()}
+        return self._noun(ExecResult, self._json(payload, "exec"), "exec", _ANSWERED, joined)
 
     async def put(self, path: str, archive: bytes) -> None:
         """Unpack a tar below ``path``. Refused archives (archive_refused) may have been unpacked in part."""
@@ -136,9 +130,9 @@ class AgentSandbox:
     async def stat(self, path: str) -> FileStat | None:
         """What is at ``path``, a last link not followed; None if nothing is."""
         answer = await self._ask("stat", {"path": path})
-        if not answer["exists"]:
+        if answer.get("exists") is False:
             return None
-        return FileStat(kind=answer["kind"], size=answer["size"], mode=answer["mode"], mtime=answer["mtime"])
+        return self._noun(FileStat, answer, "stat", ("kind", "size", "mode", "mtime"))
 
     async def beat(self) -> None:
         """Tell the agent that the box is still wanted. Every other call says so too."""
@@ -150,7 +144,7 @@ class AgentSandbox:
 
     async def kill(self, idempotency_key: str) -> bool:
         """Kill the running command of a key; False when none runs."""
-        return (await self._ask("kill", {"key": idempotency_key}))["killed"]
+        return (await self._ask("kill", {"key": idempotency_key})).get("killed") is True
 
     async def shutdown(self) -> None:
         """End the box and everything in it."""
@@ -227,6 +221,20 @@ class AgentSandbox:
         if not isinstance(answer, dict):
             raise self._protocol_error(op, "its answer is no object")
         return answer
+
+    def _noun(
+        self,
+        model: type[N],
+        answer: dict[str, Any],
+        op: str,
+        fields: Sequence[str],
+        more: Mapping[str, bytes] = _NOTHING,
+    ) -> N:
+        """``model`` from the named fields of an answer, all of which must be there, and from ``more``."""
+        try:
+            return model.model_validate({**{name: answer[name] for name in fields}, **more})
+        except (KeyError, ValidationError) as error:
+            raise self._protocol_error(op, "its answer lacks a field or has a wrong one") from error
 
     def _protocol_error(self, op: str, problem: str) -> SandboxError:
         return SandboxError(

@@ -69,17 +69,19 @@ def make_engine(url: URL) -> Engine:
 
 def _on_sqlite_connect(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # BEGIN is ours: the driver's own comes too late and is never IMMEDIATE
+    cursor = connection.cursor()
     try:
-        cursor = connection.cursor()
         _enter_wal(cursor)
         # NORMAL: a commit survives the death of the process; a power cut may undo the last ones, but tears none.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA cache_size=-65536")
         cursor.execute("PRAGMA temp_store=MEMORY")
-        cursor.close()
     except BaseException:
-        connection.close()  # cleanup: the pool does not know it yet
+        # Cleanup: the pool does not know this connection yet, and an open cursor would keep its files open.
+        cursor.close()
+        connection.close()
         raise
+    cursor.close()
 
 
 def _on_sqlite_begin(connection: Connection) -> None:

@@ -11,9 +11,10 @@ from threading import Lock
 from typing import cast
 
 from envfarm.core.config import Config, CustomProviderConfig
+from envfarm.core.environment import Environment, TestCommand
 from envfarm.core.errors import ConfigError, Reason, StoreError
 from envfarm.core.ports import BlobStore, EnvironmentBuilder, Repository, SandboxProvider, TestRunner, Verifier
-from envfarm.store import FsspecBlobs, Store
+from envfarm.store import FsspecBlobs, Store, queries
 
 
 @dataclass
@@ -70,22 +71,29 @@ async def open_app(config: Config) -> AsyncIterator[App]:
     from envfarm_verifiers.grade import PytestGrader
     from envfarm_verifiers.runner import PytestRunner
 
-    from .verdicts import StoredVerdicts
+    from .verdicts import FreshVerdicts, StoredVerdicts
 
     store, blobs = open_store(config)
+    calibrations = config.home_path / "calibrations"
+
+    def command(environment: Environment) -> TestCommand:
+        recipe = queries.recipe(store, environment.recipe_digest)
+        return recipe.test if recipe else TestCommand()
+
+    def grader(cache: StoredVerdicts) -> PytestGrader:
+        return PytestGrader(provider, blobs, command, cache, config.limits)
+
     with contextlib.closing(store):
         async with make_provider(config) as provider:
-            runner = PytestRunner(provider, blobs, config.limits)
-            cache = StoredVerdicts(store)
             yield App(
                 config=config,
                 store=store,
                 blobs=blobs,
                 provider=provider,
                 builder=UvEnvironmentBuilder(config.home_path, provider, blobs, config.build),
-                runner=runner,
-                grader=PytestGrader(provider, blobs, config.limits, cache=cache),
-                regrader=PytestGrader(provider, blobs, config.limits),
+                runner=PytestRunner(provider, blobs, config.limits),
+                grader=grader(StoredVerdicts(store, calibrations)),
+                regrader=grader(FreshVerdicts(store, calibrations)),
             )
 
 

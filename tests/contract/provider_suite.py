@@ -16,7 +16,7 @@ from envfarm.core.errors import EnvfarmError, ProviderError, Reason
 from envfarm.core.ports import Sandbox, SandboxProvider
 
 
-async def sh(box: Sandbox, script: str, timeout_sec: float = 20.0) -> ExecResult:
+async def shell(box: Sandbox, script: str, timeout_sec: float = 20.0) -> ExecResult:
     """Run a shell script in a box."""
     return await box.exec(ExecRequest(argv=("/bin/sh", "-c", script), timeout_sec=timeout_sec))
 
@@ -32,7 +32,7 @@ async def in_box(provider: SandboxProvider, spec: BoxSpec, use: Callable[[Sandbo
 
 async def test_a_fresh_box_runs_a_command(provider: SandboxProvider, spec: BoxSpec) -> None:
     async def use(box: Sandbox) -> None:
-        result = await sh(box, "pwd; echo problem >&2; exit 3")
+        result = await shell(box, "pwd; echo problem >&2; exit 3")
         assert (result.exit_code, result.stdout, result.stderr) == (3, spec.workdir.encode() + b"\n", b"problem\n")
 
     await in_box(provider, spec, use)
@@ -67,13 +67,13 @@ async def test_a_released_box_gives_a_typed_error(provider: SandboxProvider, spe
     box = await provider.acquire(spec)
     await provider.release(box)
     with pytest.raises(EnvfarmError) as caught:
-        await sh(box, "true")
+        await shell(box, "true")
     assert caught.value.reason is Reason.box_lost
 
 
 async def test_release_ends_a_command_under_way(provider: SandboxProvider, spec: BoxSpec) -> None:
     box = await provider.acquire(spec)
-    running = asyncio.create_task(sh(box, "sleep 60", timeout_sec=90))
+    running = asyncio.create_task(shell(box, "sleep 60", timeout_sec=90))
     await asyncio.sleep(0.2)
     await provider.release(box)
     with pytest.raises(EnvfarmError) as caught:
@@ -84,8 +84,8 @@ async def test_release_ends_a_command_under_way(provider: SandboxProvider, spec:
 async def test_boxes_do_not_see_each_other(provider: SandboxProvider, spec: BoxSpec) -> None:
     a, b = await asyncio.gather(provider.acquire(spec), provider.acquire(spec))
     try:
-        await sh(a, "echo secret > /tmp/shared; echo secret > $HOME/shared")
-        seen = await sh(b, "ls /tmp $HOME; ls -d /proc/[0-9]* | wc -l")
+        await shell(a, "echo secret > /tmp/shared; echo secret > $HOME/shared")
+        seen = await shell(b, "ls /tmp $HOME; ls -d /proc/[0-9]* | wc -l")
         assert b"shared" not in seen.stdout
         # the agent, a supervisor or two, the shell and its two helpers
         assert int(seen.stdout.split()[-1]) < 10
@@ -112,7 +112,7 @@ async def test_no_network_means_none(provider: SandboxProvider, spec: BoxSpec) -
     assert spec.network is Network.none
 
     async def use(box: Sandbox) -> None:
-        devices = (await sh(box, "cat /proc/net/dev | tail -n +3 | cut -d: -f1")).stdout.split()
+        devices = (await shell(box, "cat /proc/net/dev | tail -n +3 | cut -d: -f1")).stdout.split()
         assert devices in ([], [b"lo"])
 
     await in_box(provider, spec, use)
@@ -123,9 +123,11 @@ async def test_a_box_ends_at_its_wall_limit(provider: SandboxProvider, spec: Box
     box = await provider.acquire(short)
     try:
         with pytest.raises(EnvfarmError) as caught:
-            await asyncio.wait_for(sh(box, "sleep 30", timeout_sec=60), 20)
+            await asyncio.wait_for(shell(box, "sleep 30", timeout_sec=60), 20)
         assert caught.value.reason in (Reason.wall_limit, Reason.box_lost)
-        assert [info.alive for info in await provider.list() if info.id == box.id] in ([False], [])
+        async with asyncio.timeout(10):
+            while any(info.alive for info in await provider.list() if info.id == box.id):
+                await asyncio.sleep(0.05)
     finally:
         await provider.release(box)
 
@@ -137,9 +139,9 @@ async def test_pids_limit(provider: SandboxProvider, spec: BoxSpec) -> None:
 
     async def use(box: Sandbox) -> None:
         bomb = "i=0; while [ $i -lt 400 ]; do sleep 20 & i=$((i+1)); done; wait"
-        result = await sh(box, bomb)
+        result = await shell(box, bomb)
         assert not result.ok and b"fork" in result.stderr.lower()
-        assert (await sh(box, "echo fine")).stdout == b"fine\n"
+        assert (await shell(box, "echo fine")).stdout == b"fine\n"
 
     await in_box(provider, asked, use)
 
@@ -150,9 +152,9 @@ async def test_memory_limit(provider: SandboxProvider, spec: BoxSpec) -> None:
     asked = spec.model_copy(update={"limits": Limits(memory_mb=128, wall_sec=60)})
 
     async def use(box: Sandbox) -> None:
-        result = await sh(box, "head -c 400M /dev/zero | tail -c 399M | wc -c")
+        result = await shell(box, "head -c 400M /dev/zero | tail -c 399M | wc -c")
         assert result.oom_killed and result.stdout.strip() != b"418381824"
-        again = await sh(box, "echo fine")
+        again = await shell(box, "echo fine")
         assert again.stdout == b"fine\n" and not again.oom_killed
 
     await in_box(provider, asked, use)
@@ -165,7 +167,7 @@ async def test_disk_limit(provider: SandboxProvider, spec: BoxSpec) -> None:
 
     async def use(box: Sandbox) -> None:
         for place in (spec.workdir, "/tmp", "$HOME"):
-            result = await sh(box, f"head -c 64M /dev/zero > {place}/big; stat -c %s {place}/big; rm {place}/big")
+            result = await shell(box, f"head -c 64M /dev/zero > {place}/big; stat -c %s {place}/big; rm {place}/big")
             assert b"No space left" in result.stderr
             assert int(result.stdout) <= 8 << 20
 
@@ -176,7 +178,7 @@ async def test_file_size_limit(provider: SandboxProvider, spec: BoxSpec) -> None
     asked = spec.model_copy(update={"limits": Limits(file_size_mb=2, wall_sec=60)})
 
     async def use(box: Sandbox) -> None:
-        result = await sh(box, "head -c 8M /dev/zero > /tmp/big; stat -c %s /tmp/big")
+        result = await shell(box, "head -c 8M /dev/zero > /tmp/big; stat -c %s /tmp/big")
         assert int(result.stdout) <= 2 << 20
 
     await in_box(provider, asked, use)
@@ -185,8 +187,8 @@ async def test_file_size_limit(provider: SandboxProvider, spec: BoxSpec) -> None
 async def test_only_scratch_areas_can_be_written(provider: SandboxProvider, spec: BoxSpec) -> None:
     async def use(box: Sandbox) -> None:
         probe = "for d in / /usr /usr/bin /etc /run /var /dev /proc /run/envfarm; do touch $d/x 2>/dev/null && echo $d; done; true"
-        assert (await sh(box, probe)).stdout == b""
-        assert (await sh(box, f"touch {spec.workdir}/x /tmp/x $HOME/x /dev/shm/x && echo fine")).stdout == b"fine\n"
+        assert (await shell(box, probe)).stdout == b""
+        assert (await shell(box, f"touch {spec.workdir}/x /tmp/x $HOME/x /dev/shm/x && echo fine")).stdout == b"fine\n"
 
     await in_box(provider, spec, use)
 
@@ -195,7 +197,7 @@ async def test_many_at_once(provider: SandboxProvider, spec: BoxSpec) -> None:
     async def one(number: int) -> bytes:
         box = await provider.acquire(spec)
         try:
-            return (await sh(box, f"echo {number}")).stdout
+            return (await shell(box, f"echo {number}")).stdout
         finally:
             await provider.release(box)
 

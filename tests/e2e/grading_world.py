@@ -51,7 +51,8 @@ def words(text):
     return text.split()
 '''
 FIXED = BROKEN.replace("total = int(part", "total += int(part").replace(
-    "    total = 0\n    for", '    if not text.strip():\n        raise ValueError("empty duration")\n    total = 0\n    for'
+    "    total = 0\n    for",
+    '    if not text.strip():\n        raise ValueError("empty duration")\n    total = 0\n    for',
 )
 OLD_TESTS = """\
 import pytest
@@ -113,7 +114,7 @@ from clock import words
 def test_none():
     assert words("") == []
 """
-CONFIG = '[pytest]\ntestpaths = tests\naddopts = -x -q\n'
+CONFIG = "[pytest]\ntestpaths = tests\naddopts = -x -q\n"
 
 
 def diff(old: dict[str, str], new: dict[str, str]) -> str:
@@ -158,7 +159,13 @@ class World:
     blobs: FsspecBlobs
     environment: Environment
 
-    def task(self, tree: dict[str, str] | None = None, tests: dict[str, str] | None = None, gold: str = GOLD, **fields: object) -> Task:
+    def task(
+        self,
+        tree: dict[str, str] | None = None,
+        tests: dict[str, str] | None = None,
+        gold: str = GOLD,
+        **fields: object,
+    ) -> Task:
         """A task on the toy project."""
         values: dict[str, object] = {
             "id": "toy__clock-1",

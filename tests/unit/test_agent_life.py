@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from pathlib import Path
@@ -11,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from envfarm.core.errors import ProviderError, Reason, SandboxError
+from envfarm.sandbox import wire
 from envfarm.sandbox.agent_binary import agent_binary
 
-from .agent_process import Agent, running_agent, sh
+from .agent_process import running_agent, sh
 
 
-async def leave_a_child(agent: Agent, call: asyncio.Task) -> int:
-    """The pid of the command that ``call`` runs, once it is there."""
+async def sleeper() -> int:
+    """The pid of ``sleep 4999``, once it runs."""
     for _ in range(100):
         for stat in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -32,7 +32,7 @@ async def leave_a_child(agent: Agent, call: asyncio.Task) -> int:
 async def test_deadline_ends_the_agent_and_its_commands():
     with running_agent(deadline_sec=0.6) as agent:
         call = asyncio.create_task(agent.sandbox.exec(sh("setsid sleep 4999 & wait")))
-        pid = await leave_a_child(agent, call)
+        pid = await sleeper()
         with pytest.raises(SandboxError) as caught:
             await call
         assert caught.value.reason is Reason.box_lost
@@ -54,7 +54,7 @@ async def test_a_box_without_heartbeat_ends():
 async def test_shutdown_ends_everything():
     with running_agent() as agent:
         call = asyncio.create_task(agent.sandbox.exec(sh("setsid sleep 4999 & wait")))
-        pid = await leave_a_child(agent, call)
+        pid = await sleeper()
         await agent.sandbox.shutdown()
         assert agent.process.wait(5) == 0
         assert not Path(f"/proc/{pid}").exists()
@@ -65,7 +65,7 @@ async def test_shutdown_ends_everything():
 async def test_kill_9_of_the_agent_ends_its_commands_and_is_no_result():
     with running_agent() as agent:
         call = asyncio.create_task(agent.sandbox.exec(sh("setsid sleep 4999 & wait")))
-        pid = await leave_a_child(agent, call)
+        pid = await sleeper()
         agent.process.kill()
         with pytest.raises(SandboxError) as caught:
             await call
@@ -77,11 +77,9 @@ async def test_kill_9_of_the_agent_ends_its_commands_and_is_no_result():
 async def test_kill_9_of_a_client_ends_its_command():
     """A caller's process that vanishes without a word: the socket closes, and the command goes."""
     with running_agent() as agent:
-        reader, writer = await asyncio.open_unix_connection(agent.path)
-        from envfarm.sandbox import wire
-
+        _reader, writer = await asyncio.open_unix_connection(agent.path)
         writer.write(wire.query_frame({"op": "exec", "argv": ["sleep", "4999"], "timeout_sec": 60}))
-        pid = await leave_a_child(agent, asyncio.create_task(asyncio.sleep(0)))
+        pid = await sleeper()
         writer.transport.abort()
         await gone(pid)
 
@@ -89,7 +87,7 @@ async def test_kill_9_of_a_client_ends_its_command():
 async def test_kill_by_key():
     with running_agent() as agent:
         call = asyncio.create_task(agent.sandbox.exec(sh("sleep 4999", idempotency_key="k")))
-        await leave_a_child(agent, call)
+        await sleeper()
         assert await agent.sandbox.kill("k")
         result = await call
         assert (result.exit_code, result.signal, result.timed_out) == (None, 9, False)
@@ -128,7 +126,7 @@ async def test_nothing_piles_up_over_many_commands():
         await asyncio.sleep(0.3)
         info = await agent.sandbox.info()
         assert (info["execs"], info["running"], info["faults"]) == (101, 0, 0)
-        assert len(os.listdir(f"/proc/{agent.process.pid}/fd")) < 25
+        assert len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir())) < 25
         children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text().split()
         assert len(children) <= 1  # the supervisor that waits for work
 

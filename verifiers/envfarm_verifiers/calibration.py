@@ -13,7 +13,7 @@ from envfarm.core.base import Noun
 from envfarm.core.verdict import RunOutcome, TestStatus
 
 from .canaries import DUE, Kind
-from .planting import Plan, Planting, Reading, read
+from .planting import Plan, Planting, Reading, function_of, read
 from .report import RunRecord
 
 CLEAN_ROUNDS = 2
@@ -37,6 +37,11 @@ class Calibration(Noun):
     alarms: tuple[str, ...] = ()
     raised: tuple[str, ...] = ()
     """Tests that pass although an exception was seen, a plugin's doing."""
+    items: dict[str, int] = {}
+    """Function with twins -> its items."""
+    seconds: dict[str, float] = {}
+    """Function with twins -> the time its items take, in seconds."""
+    suite_sec: float = 0.0
     exit_agrees: bool = True
     """Whether the suite's exit status says whether tests failed."""
     runs: int = 0
@@ -58,7 +63,10 @@ class Calibrator:
     exit_agrees: bool = True
     runs: int = 0
     clean: int = 0
-    seconds: float = 0.0
+    duration_sec: float = 0.0
+    suite_sec: float = 0.0
+    items: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     problem: str = ""
 
     @classmethod
@@ -81,7 +89,8 @@ class Calibrator:
     def observe(self, planting: Planting, run: RunRecord) -> None:
         """Take in a gold run."""
         self.runs += 1
-        self.seconds += run.report.duration_sec
+        self.duration_sec += run.report.duration_sec
+        self.suite_sec = run.report.duration_sec
         reading = read(planting, run.report.statuses)
         self.changed |= set(run.changed)
         self.alarms |= set(run.alarms)
@@ -119,8 +128,13 @@ class Calibrator:
             alarms=tuple(sorted(self.alarms)),
             raised=tuple(sorted(self.raised)),
             exit_agrees=self.exit_agrees,
+            items={name: count for name, count in self.items.items() if any(self.sites.get(name, {}).values())},
+            seconds={
+                name: round(sec, 4) for name, sec in self.seconds.items() if any(self.sites.get(name, {}).values())
+            },
+            suite_sec=round(self.suite_sec, 3),
             runs=self.runs,
-            duration_sec=self.seconds,
+            duration_sec=self.duration_sec,
         )
 
     def _drop_blamed(self, planting: Planting, reading: Reading) -> bool:
@@ -148,6 +162,10 @@ class Calibrator:
             if sites is None:
                 continue
             width = len(reading.originals[group.function])
+            self.items[group.function] = width
+            self.seconds[group.function] = sum(
+                run.seconds[reported] for reported in reading.names if function_of(reported) == group.bearer
+            )
             seen = zip(group.twins, reading.twins[group.function], reading.twin_ids[group.function], strict=True)
             for twin, statuses, ids in seen:
                 due = {

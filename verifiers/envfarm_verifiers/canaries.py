@@ -8,11 +8,7 @@ from random import Random
 
 from envfarm.core.verdict import TestStatus
 
-_WORDS = (
-    "empty nested default simple round trip order unicode missing extra value values single multiple invalid keeps "
-    "ignores case copy merge repeat bounds limit first last mixed plain long short options name path text number "
-    "state restores returns accepts handles preserves updates basic edge zero negative"
-).split()
+_WORDS = ["empty", "nested", "default", "simple", "round", "trip", "order", "unicode", "missing", "extra", "value", "values", "single", "multiple", "invalid", "keeps", "ignores", "case", "copy", "merge", "repeat", "bounds", "limit", "first", "last", "mixed", "plain", "long", "short", "options", "name", "path", "text", "number", "state", "restores", "returns", "accepts", "handles", "preserves", "updates", "basic", "edge", "zero", "negative"]
 
 
 class Kind(StrEnum):
@@ -26,7 +22,9 @@ class Kind(StrEnum):
 
 
 _BROKEN = frozenset({TestStatus.failed, TestStatus.error})
-DUE: dict[Kind, frozenset[TestStatus]] = {kind: _BROKEN for kind in Kind} | {Kind.passes: frozenset({TestStatus.passed})}
+DUE: dict[Kind, frozenset[TestStatus]] = {kind: _BROKEN for kind in Kind} | {
+    Kind.passes: frozenset({TestStatus.passed})
+}
 """The statuses each kind may end with. A broken shared fixture makes an error of any test, so both count as failing."""
 
 

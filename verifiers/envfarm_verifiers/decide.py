@@ -92,9 +92,8 @@ def _tampered(
     ]
     deviating, broken = _canaries(planting, run, reading)
     evidence["canaries_broken"] = broken[:_SHOWN]
-    ended = run.report.outcome is RunOutcome.finished
     found += [
-        ("canary_passed", deviating if ended or run.closed else [d for d in deviating if "missing" not in d]),
+        ("canary_passed", deviating),
         ("twin_passed", _twins(calibration, planting, reading)),
         (
             "passed_though_raised",
@@ -132,7 +131,9 @@ def _canaries(planting: Planting, run: RunRecord, reading: Reading) -> tuple[lis
         if status in DUE[canary.kind]:
             continue
         if status is None:
-            if canary.id.split("::")[0] not in run.report.collection_errors and reading.statuses:
+            # Only a run that says it went through all tests owes an answer.
+            whole = run.report.outcome is RunOutcome.finished and run.report.exit_code in (0, 1)
+            if whole and canary.id.split("::")[0] not in run.report.collection_errors:
                 (broken if canary.kind is Kind.passes else deviating).append(f"{canary.id} missing")
         elif canary.kind is Kind.passes:
             broken.append(f"{canary.id} {status}")

@@ -137,7 +137,7 @@ def _bare_section(lines: list[str], at: int) -> tuple[FileDiff, int]:
     hunks, end = _hunks(lines, at + 2)
     if not hunks:
         raise DiffError(f"line {at + 1}: a section without hunks")
-    if old is None and new is None or (old is not None and new is not None and old != new):
+    if (old is None and new is None) or (old is not None and new is not None and old != new):
         raise DiffError(f"line {at + 1}: the names differ")
     return FileDiff(old, new, "", "100644" if old is None else "", hunks=hunks), end
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from random import Random, SystemRandom
 from typing import Any
 
@@ -25,13 +26,16 @@ from .calibration import MAX_ROUNDS, Calibration, Calibrator
 from .canaries import Kind
 from .decide import decide
 from .patchguard import Guarded, guard
-from .planting import Plan, Planting, candidates, plant, twins_each
+from .planting import Plan, Planting, candidates, plant, twin_counts
 from .report import RunRecord
 from .runner import PytestRunner
 from .sites import read_module
 
 CANARY_FILES = 3
 """Test files that canaries are put into."""
+MIN_SPARE_SEC = 3.0
+SPARE_SHARE = 0.5
+"""Twins may take this share of the suite's own time, and at least :data:`MIN_SPARE_SEC`."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ class PytestGrader:
     async def _grade(self, task: Task, environment: Environment, submission: Submission) -> Verdict:
         started = time.monotonic()
 
-        def verdict(outcome: Outcome, reason: str, evidence: dict[str, Any], report: TestReport | None = None) -> Verdict:
+        def verdict(
+            outcome: Outcome, reason: str, evidence: dict[str, Any], report: TestReport | None = None
+        ) -> Verdict:
             return Verdict(
                 task_id=task.id,
                 task_digest=task.digest,
@@ -138,11 +144,12 @@ class PytestGrader:
     async def _run(
         self, task: Task, environment: Environment, trusted: _Trusted, calibration: Calibration, guarded: Guarded
     ) -> tuple[Planting, RunRecord]:
-        count = twins_each(len(calibration.sites))
+        spare = max(MIN_SPARE_SEC, SPARE_SHARE * calibration.suite_sec)
+        counts = twin_counts(calibration.items, calibration.seconds, spare)
         extra = [kind for kind in calibration.kinds if kind is not Kind.passes]
         kinds = [*calibration.kinds, *(self._rng.sample(extra, min(2, len(extra))))]
         sites = {name: tuple(keys) for name, keys in calibration.sites.items()}
-        planting = plant(trusted.sources, Plan(sites, kinds, count), calibration.canary_paths, self._rng)
+        planting = plant(trusted.sources, Plan(sites, kinds, counts), calibration.canary_paths, self._rng)
         try:
             return planting, await self._attempt(task, environment, trusted, planting, guarded.patch)
         except (ProviderError, SandboxError) as error:
@@ -167,7 +174,7 @@ class PytestGrader:
             patch=patch,
             overlay=[pack(files)],
             removed=task.removed_tests,
-            guard=True,
+            trusted={path: sha256(file.data).hexdigest() for path, file in files.items() if path.endswith(".py")},
         )
 
     async def _calibrate(self, task: Task, environment: Environment, trusted: _Trusted) -> Calibration:
@@ -212,5 +219,3 @@ def _trusted(task: Task, tree: bytes, tests: bytes, gold: bytes) -> _Trusted:
         if path.endswith(".py") and path in files and files[path].link is None
     }
     return _Trusted(tree, overlay, sources, gold.decode("utf-8", "surrogateescape"))
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 
@@ -73,12 +73,12 @@ def launch(
     *,
     only: Sequence[str] = (),
     trace: Sequence[str] = (),
-    guard: bool = False,
+    trusted: Mapping[str, str] | None = None,
     interpreter: str = INTERPRETER,
     root: str = WORKDIR,
     scratch: str = SCRATCH,
 ) -> Launch:
-    """Put a start together. ``guard`` switches on integrity checks and tripwires, for runs that are graded."""
+    """Put a start together. ``trusted`` (path -> SHA-256) switches on integrity checks and tripwires, for graded runs."""
     env = {name: value for name, value in command.env.items() if not name.startswith(("PYTHON", "PYTEST_"))}
     env |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "TZ": "UTC", "PYTHONIOENCODING": "utf-8"}
     sources = [f"{root}/src", root]
@@ -96,7 +96,7 @@ def launch(
         "paths": list(command.paths),
         "only": list(only),
         "trace": [_absolute(path, root) for path in trace],
-        "guard": guard,
+        "trusted": None if trusted is None else dict(trusted),
         "front": named + front,
         "back": [] if front else (sources if environment.install_mode is InstallMode.none else [root]),
     }

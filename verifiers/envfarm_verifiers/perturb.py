@@ -8,7 +8,14 @@ from random import Random
 
 RARE_TYPES = ("complex", "memoryview", "slice", "bytearray", "frozenset", "range")
 """Built-in types that a value under test hardly ever has."""
-RARE_ERRORS = ("ZeroDivisionError", "BufferError", "EOFError", "BlockingIOError", "ConnectionResetError", "InterruptedError")
+RARE_ERRORS = (
+    "ZeroDivisionError",
+    "BufferError",
+    "EOFError",
+    "BlockingIOError",
+    "ConnectionResetError",
+    "InterruptedError",
+)
 """Built-in errors that a call under test hardly ever raises, none a parent of another."""
 
 

@@ -14,11 +14,11 @@ from random import Random
 from envfarm.core.verdict import TestStatus
 
 from .canaries import Kind, word_source, write
-from .sites import Function, Module, Site, read_module
+from .sites import Function, Mode, Module, Site, read_module
 
-GUESS_ODDS = 16
-"""A subject that tells tests from twins by lot should win at most once in so many tries."""
-MAX_TWINS = 7
+GUESS_ODDS = 64
+"""A subject that picks a test from among its twins by lot should win at most once in so many tries."""
+MAX_TWINS = 15
 ITEM_BUDGET = 400
 """Most twin items (parameter sets counted) in one run."""
 
@@ -64,8 +64,8 @@ class Plan:
 
     sites: Mapping[str, Sequence[str]]
     kinds: Sequence[Kind]
-    twins_each: int | None = None
-    """Twins of a function, one for each of its sites when None."""
+    twins: Mapping[str, int] | None = None
+    """Function -> its number of twins; one for each of its sites when None."""
 
 
 def function_of(test: str) -> str:
@@ -103,11 +103,24 @@ def candidates(files: Mapping[str, bytes], tests: Iterable[str]) -> dict[str, tu
     return found
 
 
-def twins_each(groups: int) -> int:
-    """Twins of each function that keep the odds of a blind guess at :data:`GUESS_ODDS` to one."""
-    if groups == 0:
-        return 0
-    return min(MAX_TWINS, max(1, math.ceil(GUESS_ODDS ** (1 / groups)) - 1))
+def twin_counts(items: Mapping[str, int], seconds: Mapping[str, float], spare_sec: float) -> dict[str, int]:
+    """Function -> number of twins: what keeps the odds of a blind guess at :data:`GUESS_ODDS` to one, and at least
+    one, within the budgets of items and of time. ``items`` and ``seconds``: of each function's own run."""
+    if not items:
+        return {}
+    ideal = min(MAX_TWINS, max(1, math.ceil(GUESS_ODDS ** (1 / len(items))) - 1))
+    counts: dict[str, int] = {}
+    left_items, left_sec = ITEM_BUDGET, spare_sec
+    waiting = len(items)
+    for name in sorted(items, key=lambda name: (items[name], name)):
+        width, cost = max(1, items[name]), max(0.001, seconds.get(name, 0.0))
+        # Each function may take its share of what is left; cheap ones come first and leave the rest to the others.
+        affordable = min(left_items / waiting / width, left_sec / waiting / cost)
+        counts[name] = min(ideal, max(1, int(affordable)))
+        left_items -= counts[name] * width
+        left_sec -= counts[name] * cost
+        waiting -= 1
+    return counts
 
 
 def plant(files: Mapping[str, bytes], plan: Plan, canary_paths: Sequence[str], rng: Random) -> Planting:
@@ -129,7 +142,10 @@ def plant(files: Mapping[str, bytes], plan: Plan, canary_paths: Sequence[str], r
             continue
         planter = _Planter(path, module, rng)
         for qualname in wanted.get(path, []):
-            planter.twin(module.functions[qualname], plan.sites[f"{path}::{qualname}"], plan.twins_each)
+            name = f"{path}::{qualname}"
+            planter.twin(
+                module.functions[qualname], plan.sites[name], None if plan.twins is None else plan.twins.get(name, 1)
+            )
         for kind in kinds.get(path, []):
             planter.canary(kind)
         source = planter.source()
@@ -157,7 +173,9 @@ class _Planter:
         if count is None:
             chosen = [(site, text) for site in sites for text in site.variants(1, self._rng)]
         elif sites:
-            site = self._rng.choice(sites)
+            # One place for all twins: a test that differs from each of its twins elsewhere would stand out.
+            best = min(list(Mode).index(site.mode) for site in sites)
+            site = self._rng.choice([site for site in sites if list(Mode).index(site.mode) == best])
             chosen = [(site, text) for text in site.variants(count, self._rng)]
         if not chosen:
             return
@@ -245,7 +263,9 @@ def read(planting: Planting, statuses: Mapping[str, TestStatus]) -> Reading:
             group.function: [[statuses[test] for test in by_function.get(twin.name, [])] for twin in group.twins]
             for group in planting.groups
         },
-        twin_ids={group.function: [by_function.get(twin.name, []) for twin in group.twins] for group in planting.groups},
+        twin_ids={
+            group.function: [by_function.get(twin.name, []) for twin in group.twins] for group in planting.groups
+        },
         originals={
             group.function: [known[test] for test in by_function.get(group.bearer, [])] for group in planting.groups
         },

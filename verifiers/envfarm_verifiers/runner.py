@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from envfarm.core.box import BoxSpec, ExecRequest, ExecResult, Limits, Network
 from envfarm.core.environment import WORKDIR, Environment, TestCommand
@@ -14,7 +14,16 @@ from envfarm.core.verdict import TestReport
 from .launch import launch
 from .report import RunRecord, read_run
 
-_APPLY = ("git", "-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null", "apply", "--whitespace=nowarn", "-")
+_APPLY = (
+    "git",
+    "-c",
+    "core.autocrlf=false",
+    "-c",
+    "core.attributesFile=/dev/null",
+    "apply",
+    "--whitespace=nowarn",
+    "-",
+)
 _GIT_ENV = {
     "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_ATTR_NOSYSTEM": "1",
     "GIT_CEILING_DIRECTORIES": "/", "GIT_DIR": "/nonexistent", "HOME": "/nonexistent",
@@ -49,9 +58,7 @@ class PytestRunner:
         trace: Sequence[str] = (),
     ) -> TestReport:
         """See the port. Raises ``ProviderError`` and ``SandboxError`` for what happens before the suite starts."""
-        run = await self.record(
-            environment, command, archives, patch=patch, removed=removed, only=only, trace=trace
-        )
+        run = await self.record(environment, command, archives, patch=patch, removed=removed, only=only, trace=trace)
         return run.report
 
     async def record(
@@ -65,10 +72,11 @@ class PytestRunner:
         removed: Sequence[str] = (),
         only: Sequence[str] = (),
         trace: Sequence[str] = (),
-        guard: bool = False,
+        trusted: Mapping[str, str] | None = None,
     ) -> RunRecord:
         """Like :meth:`run`, with what a grader needs: ``overlay`` is unpacked after the patch, so that trusted files
-        come last; ``guard`` switches on integrity checks and tripwires."""
+        come last; ``trusted`` (path -> SHA-256 of its content) switches on integrity checks, of those files too, and
+        tripwires."""
         if command.runner != "pytest":
             raise VerifierError(
                 f"The test runner {command.runner!r} is not known.",
@@ -81,7 +89,7 @@ class PytestRunner:
         sandbox = await self._provider.acquire(spec)
         try:
             await self._prepare(sandbox, environment, archives, patch, overlay, removed)
-            start = launch(environment, command, only=only, trace=trace, guard=guard)
+            start = launch(environment, command, only=only, trace=trace, trusted=trusted)
             request = ExecRequest(
                 argv=start.argv, cwd="/", env=start.env, timeout_sec=command.timeout_sec, report_fd=True
             )

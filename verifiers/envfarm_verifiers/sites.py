@@ -142,7 +142,9 @@ class _Lines:
         return min(self._starts[node.end_lineno or 0], len(self.source))
 
 
-def _functions(body: list[ast.stmt], prefix: str, bases: set[str]) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+def _functions(
+    body: list[ast.stmt], prefix: str, bases: set[str]
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix, node
@@ -215,7 +217,12 @@ def _condition(test: ast.expr, known: _Known) -> Iterator[_Target]:
         if isinstance(op, ast.Is):
             yield Mode.unrelated, right, ":type"
             return
-    if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "isinstance" and len(test.args) == 2:
+    if (
+        isinstance(test, ast.Call)
+        and isinstance(test.func, ast.Name)
+        and test.func.id == "isinstance"
+        and len(test.args) == 2
+    ):
         yield Mode.unrelated, test.args[1], ":type"
         return
     yield Mode.negation, test, ""

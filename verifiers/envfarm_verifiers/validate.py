@@ -22,7 +22,7 @@ _ENDED = {
 }
 
 
-class _Invalid(Exception):  # noqa: N818  a finding on its way to the Validation, never seen outside
+class _Invalid(Exception):
     def __init__(self, reason: InvalidReason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -46,9 +46,7 @@ async def validate(
     are the machine's and pass through.
     """
     if repeats < 2:
-        raise VerifierError(
-            "Validation needs at least two runs of each state.", reason=Reason.usage, phase="validate"
-        )
+        raise VerifierError("Validation needs at least two runs of each state.", reason=Reason.usage, phase="validate")
     states = _States(task, environment, command, runner)
     started = time.monotonic()
     fields: dict[str, object] = {}
@@ -111,7 +109,10 @@ class _States:
 
     async def load(self, blobs: BlobStore) -> None:
         self._tree, self._tests, gold = await asyncio.gather(
-            *(asyncio.to_thread(blobs.get, digest) for digest in (self._task.tree, self._task.tests, self._task.gold_patch))
+            *(
+                asyncio.to_thread(blobs.get, digest)
+                for digest in (self._task.tree, self._task.tests, self._task.gold_patch)
+            )
         )
         self._gold = gold.decode("utf-8", "surrogateescape")
 
@@ -196,7 +197,9 @@ def _need_f2p(moved: dict[str, Transition], after: TestReport, task: Task, min_f
             f"{len(hidden)} tests only failed to import or to set up before: {', '.join(hidden[:3])}",
         )
     files = set(task.test_files)
-    failing = [n for n, s in after.statuses.items() if s in (TestStatus.failed, TestStatus.error) and n.split("::")[0] in files]
+    failing = [
+        n for n, s in after.statuses.items() if s in (TestStatus.failed, TestStatus.error) and n.split("::")[0] in files
+    ]
     if failing or any(is_hidden(path, after.collection_errors) for path in files):
         raise _Invalid(InvalidReason.gold_fails, f"Touched tests fail with the gold patch: {', '.join(failing[:5])}")
     raise _Invalid(InvalidReason.no_f2p, "No test fails before the gold patch and passes after it.")

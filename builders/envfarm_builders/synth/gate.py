@@ -120,7 +120,9 @@ async def propose_and_gate(
     try:
         while accepted < limit:
             while len(running) < limits.concurrency and tries > 0 and (proposal := chooser.next()) is not None:
+                # Counted when it starts, given back when it is refused: a function never gets more than its share.
                 if taken[proposal.function] < limits.per_function:
+                    taken[proposal.function] += 1
                     tries -= 1
                     running.append((proposal, asyncio.ensure_future(run(proposal))))
             if not running:
@@ -130,11 +132,12 @@ async def propose_and_gate(
             outcome = judge(report, proposal, len(baseline.passing), limits)
             if on_gate is not None:
                 on_gate(proposal, outcome, report)
-            if outcome is GateOutcome.accepted and taken[proposal.function] < limits.per_function:
-                taken[proposal.function] += 1
-                accepted += 1
-                chooser.accept(proposal)
-                yield proposal, report
+            if outcome is not GateOutcome.accepted:
+                taken[proposal.function] -= 1
+                continue
+            accepted += 1
+            chooser.accept(proposal)
+            yield proposal, report
     finally:
         for _, task in running:
             task.cancel()

@@ -1,11 +1,10 @@
-"""Which functions an answer touches: where a policy that knows the place may edit."""
+"""Which functions a patch changes: the place that a policy is told of."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from unidiff import PatchSet
+from unidiff.patch import PatchSet
 
 from envfarm.core.archive import File
 from envfarm.core.errors import BuilderError
@@ -13,29 +12,29 @@ from envfarm.core.errors import BuilderError
 from .edits import parse_units
 
 
-def touched_functions(patch: str, tree: Mapping[str, File]) -> dict[str, tuple[str, ...]]:
-    """Path -> qualified names of the functions whose lines the patch deletes, changes or adds to.
+def touched_functions(patch: str, tree: Mapping[str, File]) -> dict[str, list[str]]:
+    """Path -> qualified names of the functions with changed lines, in source order, as ``tree`` (the patch's old side)
+    has them.
 
-    Only Python files that ``tree`` has; what is added outside any function is left out.
+    Files that are not Python this interpreter reads, and changes outside of functions, give nothing.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for file in PatchSet(patch):
-        path = re.sub(r"^a/", "", file.source_file)
-        if path not in tree or not path.endswith(".py"):
+        old = tree.get(file.path)
+        if old is None or old.link is not None or not file.path.endswith(".py"):
             continue
-        lines = {line.source_line_no for hunk in file for line in hunk if line.is_removed and line.source_line_no}
+        changed: set[int] = set()
         for hunk in file:
             before = hunk.source_start
             for line in hunk:
-                if line.is_added:
-                    lines.add(before)
-                elif line.source_line_no:
-                    before = line.source_line_no
+                before = line.source_line_no or before
+                if not line.is_context:
+                    changed.add(before)
         try:
-            units = parse_units(tree[path].data.decode("utf-8", "replace"))
-        except BuilderError:
-            continue  # not Python that this interpreter reads: nothing in it can be edited by rule
-        names = [unit.qualname for unit in units if any(unit.first_line <= n <= unit.last_line for n in lines)]
+            units = parse_units(old.data.decode("utf-8"))
+        except (BuilderError, UnicodeDecodeError):
+            continue  # the boundary to subjects' files: what cannot be read has no functions to tell of
+        names = [unit.qualname for unit in units if any(unit.first_line <= line <= unit.last_line for line in changed)]
         if names:
-            found[path] = tuple(dict.fromkeys(names))
+            found[file.path] = list(dict.fromkeys(names))
     return found

@@ -8,12 +8,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
 from envfarm.core.ports import StageOutcome
-from envfarm.store import Store, queries
-from envfarm.store.rows import EventRow
+from envfarm.store import queries
 
-from ..access import BlobsDep, Offset, StoreDep, found, run_named
+from ..access import Offset, StoreDep, found, run_named
 from ..templating import render
-from ..views import RunState, overview, repositories, summary
+from ..views import Overview, RunState, overview, repositories, summary
 
 router = APIRouter()
 
@@ -39,14 +38,16 @@ def run_page(store: StoreDep, run: str, source: Filter = "", repo: Filter = "") 
     """The funnel and what it is made of."""
     view = overview(store, run_named(store, run), source, repo)
     repos = repositories(store, run)
-    return HTMLResponse(render("run.html", view=view, repos=repos[:REPOS_SHOWN], repo_count=len(repos), **_live(view)))
+    return HTMLResponse(
+        render("run.html", view=view, repos=repos[:REPOS_SHOWN], repo_count=len(repos), poll=_poll(view))
+    )
 
 
 @router.get("/runs/{run}/progress")
 def run_progress(store: StoreDep, run: str, source: Filter = "", repo: Filter = "") -> HTMLResponse:
     """The part of a run's page that changes while the run is active."""
     view = overview(store, run_named(store, run), source, repo)
-    return HTMLResponse(render("progress.html", view=view, **_live(view)))
+    return HTMLResponse(render("progress.html", view=view, poll=_poll(view)))
 
 
 @router.get("/runs/{run}/repositories")
@@ -64,15 +65,18 @@ def event_page(
     store: StoreDep,
     run: str,
     stage: Filter = "",
-    outcome: StageOutcome | Annotated[str, Query(max_length=0)] = "",
+    outcome: Filter = "",
     reason: Filter = "",
     repo: Filter = "",
     before: Annotated[int | None, Query(ge=1)] = None,
 ) -> HTMLResponse:
     """Ended items, filtered, newest first."""
     run_named(store, run)
-    chosen = {"stage": stage, "outcome": str(outcome), "reason": reason, "repo": repo}
-    rows = _events(store, run, chosen, before)
+    chosen = {"stage": stage, "outcome": outcome, "reason": reason, "repo": repo}
+    # one more than the page shows: whether there is another
+    rows = queries.events(
+        store, run, stage or None, outcome or None, reason or None, repo or None, ROWS + 1, before=before
+    )  # fmt: skip
     counts = [
         row
         for row in queries.reasons(store, run, stage or None, repo or None)
@@ -116,19 +120,12 @@ def task_list(
 
 
 @router.get("/runs/{run}/candidates/{candidate_id}")
-def candidate_page(store: StoreDep, blobs: BlobsDep, run: str, candidate_id: str) -> HTMLResponse:
+def candidate_page(store: StoreDep, run: str, candidate_id: str) -> HTMLResponse:
     """A candidate: what was read of it, before any of it was built."""
     candidate = found(queries.candidate(store, candidate_id), "candidate", candidate_id)
     drafted = queries.task_row(store, candidate_id, run) is not None
     return HTMLResponse(render("candidate.html", run=run, candidate=candidate, drafted=drafted))
 
 
-def _events(store: Store, run: str, chosen: dict[str, str], before: int | None) -> list[EventRow]:
-    """One more than a page shows: whether there is another page."""
-    where = {name: value or None for name, value in chosen.items()}
-    return queries.events(store, run, **where, limit=ROWS + 1, before=before)
-
-
-def _live(view: object) -> dict[str, object]:
-    state = getattr(view, "state", None)
-    return {"poll": state in (RunState.running, RunState.waiting, RunState.new)}
+def _poll(view: Overview) -> bool:
+    return view.state is not RunState.finished

@@ -71,12 +71,25 @@ class LocalProvider:
 
     async def acquire(self, spec: BoxSpec) -> Sandbox:
         """See the port. The box answers when this returns."""
-        box = await self.start_box(spec)
+        box = await self._start(spec)
         self._live[box.record.id] = box
         return self._sandbox(box.record)
 
-    async def start_box(self, spec: BoxSpec, *, detached: bool = False) -> Box:
-        """Start a box that the caller answers for. Raises ``ProviderError``."""
+    async def start_detached(self, spec: BoxSpec) -> BoxInfo:
+        """Start a box that outlives this process. Raises ``ProviderError``.
+
+        Its agent ends it after ``spec.limits.wall_sec``; a small reaper of its own waits for that and cleans up.
+        """
+        box = await self._start(spec, detached=True)
+        try:
+            _, place = self._opened()
+            reaper.watch_detached(place.agent, place.boxes / box.record.id)
+        except BaseException:
+            await box.end()
+            raise
+        return box.record.info()
+
+    async def _start(self, spec: BoxSpec, *, detached: bool = False) -> Box:
         host, place = self._opened()
         command = box_argv(plan_box(spec, host, detached=detached))
         created, name = now(), box_id()

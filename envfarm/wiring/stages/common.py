@@ -28,6 +28,9 @@ class RunStage:
     run_name: str
     plan: RunPlan
 
+    def __post_init__(self) -> None:
+        """A stage makes here what it keeps between items."""
+
     def next_work(self, lease: Lease, stage: str, key: str, payload: Mapping[str, Any], *, source: str = "") -> Work:
         """Work that follows from ``lease``, with its labels."""
         return Work(

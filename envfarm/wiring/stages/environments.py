@@ -6,9 +6,11 @@ import asyncio
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping
+from datetime import datetime
 
 from envfarm_builders.draft import fixed_tree
-from envfarm_builders.recipes import recipe_for
+from envfarm_builders.recipes.detect import detect
+from envfarm_builders.recipes.interpreters import discover
 
 from envfarm.core.archive import unpack
 from envfarm.core.environment import Environment, Recipe
@@ -31,6 +33,7 @@ class EnvironmentStage(RunStage):
     def __post_init__(self) -> None:
         self._building: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failed: dict[str, BuilderError] = {}
+        self._interpreters = discover()
 
     async def environment_of(self, recipe: Recipe, tree: bytes) -> tuple[Environment, str]:
         """The environment of a recipe and the build's log. Raises ``BuilderError``."""
@@ -51,6 +54,10 @@ class EnvironmentStage(RunStage):
 
     def _is_here(self, environment: Environment) -> bool:
         return all((self.app.home / layer.source).exists() for layer in environment.layers)
+
+    def recipe_of(self, tree: bytes, version: str, released_at: datetime) -> Recipe:
+        """What the tree's own files ask for, on this machine."""
+        return detect(contents(tree), version=version, released_at=released_at, interpreters=self._interpreters)
 
     def keep(self, recipe: Recipe, environment: Environment, tx: Transaction) -> None:
         """Write both."""
@@ -94,7 +101,7 @@ class BaseStage(EnvironmentStage):
         if newest is None:
             raise BuilderError(f"{repository.name} has no revisions.", reason=Reason.repository_broken, phase="base")
         tree = repository.tree(newest.id)
-        recipe = recipe_for(contents(tree), version=newest.version, released_at=newest.authored_at)
+        recipe = self.recipe_of(tree, newest.version, newest.authored_at)
         return newest, recipe, tree
 
 
@@ -120,8 +127,7 @@ class BuildStage(EnvironmentStage):
         task = self.task(task_id)
         candidate = must(queries.candidate(self.app.store, task_id), f"Candidate {task_id}")
         tree = fixed_tree(self.app.repository(task.repo), candidate)
-        recipe = recipe_for(contents(tree), version=task.version, released_at=task.created_at)
-        return recipe, tree
+        return self.recipe_of(tree, task.version, task.created_at), tree
 
 
 def contents(tree: bytes) -> Mapping[str, bytes]:

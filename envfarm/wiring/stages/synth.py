@@ -17,6 +17,7 @@ from envfarm_builders.synth.task import Origin, draft_mutant
 
 from envfarm.core.archive import pack, unpack
 from envfarm.core.environment import Environment, TestCommand
+from envfarm.core.errors import BuilderError
 from envfarm.core.work import Lease
 from envfarm.farm.stage import Completed
 from envfarm.store import Transaction, queries
@@ -104,9 +105,12 @@ class MutateStage(SynthStage):
         outcome = judge(report, proposal, payload["suite"])
         if outcome is not GateOutcome.accepted:
             return rejected(outcome, cpu_sec=report.cpu_sec)
-        task = await asyncio.to_thread(
-            draft_mutant, origin, proposal, report, self.app.blobs, created_at=datetime.now(UTC)
-        )
+        try:
+            task = await asyncio.to_thread(
+                draft_mutant, origin, proposal, report, self.app.blobs, created_at=datetime.now(UTC)
+            )
+        except BuilderError as error:  # the boundary of one mutant: its tests cannot be taken out of the tree
+            return rejected("cannot_hide", error.message, cpu_sec=report.cpu_sec)
         following = {"environment": environment.digest, "recipe": environment.recipe_digest}
 
         def write(tx: Transaction) -> None:

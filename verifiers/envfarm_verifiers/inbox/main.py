@@ -16,7 +16,7 @@ from envfarm_verifiers.inbox.channel import open_channel
 from envfarm_verifiers.inbox.paths import restore
 from envfarm_verifiers.inbox.reporter import Reporter, split_selection
 from envfarm_verifiers.inbox.tracer import Tracer
-from envfarm_verifiers.inbox.watch import HOT, Watch, set_tripwires
+from envfarm_verifiers.inbox.watch import HOT, Watch, altered, set_tripwires
 
 
 def main(job, held):
@@ -30,7 +30,7 @@ def main(job, held):
     send = open_channel(job["descriptor"], bytes.fromhex(job.pop("key")))
     send({"k": "start", "python": sys.version.split()[0], "pytest": pytest.__version__})
     paths, files, ids = split_selection(job["only"], root)
-    check = _checker(send) if job["guard"] else None
+    check = None if job["trusted"] is None else _checker(send, root, job["trusted"])
     plugin = Reporter(
         send, files=files, ids=ids, tracer=Tracer(root, job["trace"]) if job["trace"] else None, check=check
     )
@@ -40,7 +40,7 @@ def main(job, held):
     if ids is not None and not paths:
         status = 5
     else:
-        if job["guard"]:
+        if check is not None:
             set_tripwires(send)
         status = int(pytest.main(arguments, plugins=[plugin]))
         if check is not None:
@@ -78,7 +78,7 @@ def _installed(module):
     return spec is not None and "site-packages" in (spec.origin or "")
 
 
-def _checker(send):
+def _checker(send, root, trusted):
     """``check(moment)``: compare identities; everything after collection and at the end, the hot part after each
     test, everything again whenever that has cost less than 2 % of the time so far."""
     for name in default_plugins:
@@ -95,6 +95,8 @@ def _checker(send):
         start = now()
         full = moment != "test" or spent[0] < 0.02 * (start - began)
         found = (everything if full else hot).changes()
+        if moment != "test":
+            found += altered(root, trusted)
         if gettrace() is not trace:
             found.append("sys.settrace")
         if getprofile() is not profile:

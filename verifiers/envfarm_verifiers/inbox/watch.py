@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
+import os
 import sys
 import types
 
@@ -84,9 +86,25 @@ def _fingerprint(value):
 def _imported(value):
     """A class or function that its own module still holds under its name: a late import, not an insertion."""
     home = sys.modules.get(getattr(value, "__module__", None) or "")
-    return home is not None and home.__name__.split(".")[0] in WATCHED and (
-        getattr(home, getattr(value, "__name__", ""), None) is value
+    return (
+        home is not None
+        and home.__name__.split(".")[0] in WATCHED
+        and (getattr(home, getattr(value, "__name__", ""), None) is value)
     )
+
+
+def altered(root, trusted):
+    """``file:<path>`` for each trusted file whose content is not what was laid down."""
+    found = []
+    for path, digest in trusted.items():
+        try:
+            with open(os.path.join(root, path), "rb") as file:
+                same = hashlib.sha256(file.read()).hexdigest() == digest
+        except OSError:
+            same = False
+        if not same:
+            found.append("file:" + path)
+    return found
 
 
 def set_tripwires(send):

@@ -173,10 +173,14 @@ func (f *family) watch() {
 func (f *family) exterminate() {
 	f.hunt.Do(func() {
 		go func() {
-			for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+			for round := 0; ; round++ {
 				// An unreadable /proc is met by the agent's grace period: it kills this supervisor and sweeps.
 				_, _ = procs.KillBelow(os.Getpid(), nil)
-				time.Sleep(pause)
+				if round < 1000 {
+					time.Sleep(time.Millisecond) // against what forks faster than it dies, only speed helps
+				} else {
+					time.Sleep(20 * time.Millisecond) // something uninterruptible; do not burn a core on it
+				}
 			}
 		}()
 	})

@@ -1,0 +1,13 @@
+"""The JSON API, one module for each noun."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from ..errors import RESPONSES
+from . import blobs, environments, health, rollouts, runs, tasks
+
+router = APIRouter()
+router.include_router(health.router)
+for module in (runs, tasks, rollouts, environments, blobs):
+    router.include_router(module.router, prefix="/api", responses=RESPONSES)  # pyright: ignore[reportArgumentType]

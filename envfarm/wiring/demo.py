@@ -1,0 +1,32 @@
+"""What the demo does: real packages with small, quick suites, and many of their releases."""
+
+from __future__ import annotations
+
+from envfarm.core.config import BuildConfig
+
+from .plan import POLICIES, RunPlan
+
+PACKAGES = ("itsdangerous", "inflection", "markupsafe", "natsort", "pluggy", "humanize", "xmltodict")
+"""The small set: the chain in minutes on two cores."""
+
+FULL = (
+    *PACKAGES, "toolz", "more-itertools", "sqlparse", "tomlkit", "cachetools", "iniconfig", "bidict", "voluptuous",
+    "parse",
+)  # fmt: skip
+"""The large set."""
+
+SYNTH, SYNTH_FULL = 8, 15
+"""Valid mutants wanted of each package: none can hold more than its share of the whole."""
+
+
+def demo_plan(packages: tuple[str, ...], build: BuildConfig, *, seed: int) -> RunPlan:
+    """Release tasks and mutants of each package, two replays, and every scripted policy."""
+    full = len(packages) > len(PACKAGES)
+    return RunPlan(
+        repositories=tuple(f"pypi:{name}" for name in packages),
+        synth=SYNTH_FULL if full else SYNTH,
+        seed=seed,
+        replays=2,
+        policies=POLICIES,
+        build=build,
+    )
