@@ -4,8 +4,8 @@
 
 For each package: newest source archive, environment, a baseline (two runs of the suite, one traced), then mutants: each
 proposal is gated by the tests that reach its line, drafted, and validated (base, base + tests, base + tests + gold;
-two runs of each). A task counts when validation is satisfied with at least two fail-to-pass tests, of which the statement
-names at most one and the tree holds at most that one.
+two runs of each). A task counts when validation is satisfied with at least two fail-to-pass tests, of which the
+statement names at most one and the tree holds at most that one.
 
 ``CPU-seconds per valid task`` is every CPU-second of the package's runs (baseline, gates, validations, refused ones
 included) over its valid tasks. The line ``all in`` also counts environment builds, box starts and this process.
@@ -21,18 +21,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from envfarm.core.archive import pack, unpack
-from envfarm.core.box import Limits
-from envfarm.core.environment import Environment, TestCommand
-from envfarm.core.errors import BuilderError, EnvfarmError, Reason
-from envfarm.core.task import Task
-from envfarm.core.verdict import TestReport, Transition
-from envfarm.sandbox.local import LocalProvider
-from envfarm.store.blobs import FsspecBlobs
 from envfarm_builders.recipes.builder import UvEnvironmentBuilder
 from envfarm_builders.recipes.detect import detect
 from envfarm_builders.repos.pypi import latest_sdist
@@ -44,6 +36,15 @@ from envfarm_builders.synth.operators import Operator
 from envfarm_builders.synth.task import Origin, draft_mutant, still_shown
 from envfarm_verifiers.runner import PytestRunner
 from envfarm_verifiers.validate import finalize, validate
+
+from envfarm.core.archive import pack, unpack
+from envfarm.core.box import Limits
+from envfarm.core.environment import Environment, TestCommand
+from envfarm.core.errors import BuilderError, EnvfarmError, Reason
+from envfarm.core.task import Task
+from envfarm.core.verdict import TestReport, Transition
+from envfarm.sandbox.local import LocalProvider
+from envfarm.store.blobs import FsspecBlobs
 
 PACKAGES = (
     "bidict,boltons,cachetools,click,dictdiffer,funcy,humanize,inflection,itsdangerous,jsonpatch,"
@@ -64,7 +65,8 @@ class Outcome:
     suite_sec: float = 0.0
     gates: Counter[str] = field(default_factory=Counter[str])
     invalid: Counter[str] = field(default_factory=Counter[str])
-    undraftable: int = 0
+    undraftable: list[str] = field(default_factory=list)
+    """Why failing tests could not be hidden."""
     redrafted: int = 0
     tasks: list[dict[str, object]] = field(default_factory=list)
     cpu_baseline: float = 0.0
@@ -158,8 +160,8 @@ class Bench:
     ) -> Task | None:
         try:
             task = draft_mutant(origin, proposal, report, self._blobs, created_at=released_at)
-        except BuilderError:  # tests that cannot be hidden: counted
-            outcome.undraftable += 1
+        except BuilderError as error:  # tests that cannot be hidden: counted
+            outcome.undraftable.append(str(error))
             return None
         validation = await validate(task, environment, command, self._runner, self._blobs, min_f2p=MIN_F2P)
         outcome.cpu_validate += validation.cpu_sec
@@ -173,8 +175,8 @@ class Bench:
             outcome.redrafted += 1
             try:
                 task = draft_mutant(origin, proposal, report, self._blobs, created_at=released_at, failing=failing)
-            except BuilderError:  # as above
-                outcome.undraftable += 1
+            except BuilderError as error:  # as above
+                outcome.undraftable.append(str(error))
                 return None
         task = finalize(task, environment, validation)
         left = still_shown(unpack(self._blobs.get(task.tree)), task.fail_to_pass)
@@ -234,7 +236,7 @@ def summary(outcomes: list[Outcome], all_in_cpu_sec: float, wall_sec: float) -> 
         "operators": {operator.value: operators.get(operator.value, 0) for operator in Operator},
         "gates": dict(gates),
         "invalid": dict(invalid),
-        "undraftable": sum(outcome.undraftable for outcome in outcomes),
+        "undraftable": sum(len(outcome.undraftable) for outcome in outcomes),
         "redrafted": sum(outcome.redrafted for outcome in outcomes),
         "cpu_sec_per_task": round(sum(outcome.cpu_sec for outcome in outcomes) / total, 2) if total else None,
         "cpu_sec_baseline": round(sum(outcome.cpu_baseline for outcome in outcomes), 1),
@@ -290,7 +292,7 @@ async def main(arguments: argparse.Namespace) -> int:
     figures = summary(outcomes, sum(each.ru_utime + each.ru_stime for each in used), time.monotonic() - started)
     show(figures, outcomes)
     if arguments.json:
-        rows = [asdict(outcome) for outcome in sorted(outcomes, key=lambda each: each.name)]
+        rows = [vars(outcome) for outcome in sorted(outcomes, key=lambda each: each.name)]
         Path(arguments.json).write_text(json.dumps({"seed": arguments.seed, **figures, "by_package": rows}, indent=1))
     return 0 if all(figures["reached"].values()) else 1  # type: ignore[union-attr]
 

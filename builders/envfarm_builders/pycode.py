@@ -199,22 +199,34 @@ def module_imports(tree: ast.Module, package: str = "") -> Iterator[tuple[str, s
                 yield module, alias.name
 
 
+@dataclass(frozen=True)
+class Offer:
+    """Names that a module offers to importers."""
+
+    names: frozenset[str]
+    """Bound at its top level."""
+    dynamic: frozenset[str]
+    """Words of a module that makes names as it goes (``__getattr__``, ``globals()``): any of them may be one."""
+    stars: tuple[tuple[int, str], ...]
+    """``from . import *``: level and module."""
+    unknown: bool = False
+    """Nothing can be told: not Python 3, or compiled."""
+
+
 @lru_cache(maxsize=1024)
-def defined(source: bytes) -> tuple[frozenset[str], bool]:
-    """Names that a module binds, and whether it may bind others (star import, ``__getattr__``, ``globals()``)."""
+def offer(source: bytes) -> Offer:
+    """What a module offers, from its syntax."""
     tree = parse(source)
     if tree is None:
-        return frozenset(), True
+        return Offer(frozenset(), frozenset(), (), unknown=True)
     names: set[str] = set()
-    is_open = False
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-            is_open = True
-        elif isinstance(node, ast.Name) and node.id in {"globals", "setattr"}:
-            is_open = True
+    stars: list[tuple[int, str]] = []
     for node in _all_statements(tree.body):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            stars.append((node.level, node.module or ""))
         names.update(_bound(node))
-    return frozenset(names), is_open or "__getattr__" in names
+    dynamic = "__getattr__" in names or any(isinstance(node, ast.Name) and node.id == "globals" for node in ast.walk(tree))
+    return Offer(frozenset(names), words(source) if dynamic else frozenset(), tuple(stars))
 
 
 class _Normaliser(ast.NodeTransformer):

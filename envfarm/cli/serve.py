@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import signal
 import socket
 from typing import Annotated
 
@@ -50,7 +51,10 @@ def serve(
             application = create_app(store, blobs, allowed_hosts=None if allow_remote else LOOPBACK_NAMES)
             note(f"Serving {settings.home_path} at {address(listener)} (Ctrl-C ends it)")
             options = uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
-            uvicorn.Server(options).run(sockets=[listener])
+            # uvicorn ends in order on a signal and then raises it again; for a server that is the normal way to end
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            with contextlib.suppress(KeyboardInterrupt):
+                uvicorn.Server(options).run(sockets=[listener])
 
 
 def is_loopback(host: str) -> bool:

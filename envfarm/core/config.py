@@ -59,7 +59,7 @@ class BuildConfig(Section):
     """Runs of each of the three states during validation."""
     max_attempts: int = Field(default=3, ge=1)
     """Retry budget of a stage item before it is quarantined."""
-    lease_sec: float = Field(default=60.0, gt=0)
+    lease_sec: float = Field(default=30.0, gt=0)
     """A worker that has not renewed its lease for this long has lost the item."""
 
 

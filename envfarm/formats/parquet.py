@@ -27,24 +27,21 @@ _JSON = {b"envfarm": b"json"}
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The rows, one by one. Raises ``ConfigError`` (usage) for a file that is not parquet."""
     try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(".")
-        raise _unusable(path, why) from error
-    with file:
-        encoded = {field.name for field in file.schema_arrow if (field.metadata or {}).items() >= _JSON.items()}
-        try:
+        with path.open("rb") as source, pq.ParquetFile(source) as file:
+            encoded = {field.name for field in file.schema_arrow if (field.metadata or {}).items() >= _JSON.items()}
             for batch in file.iter_batches(batch_size=1000):
                 for row in batch.to_pylist():
                     yield {name: _decoded(value) if name in encoded else value for name, value in row.items()}
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise _unusable(path, str(error).splitlines()[0].rstrip(".")) from error
+    except (OSError, pa.ArrowException, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(".")
+        raise _unusable(path, why) from error
 
 
 def write(target: Path, rows: Sequence[dict[str, Any]], path: Path) -> int:
     """Write to ``target``; ``path`` is the name in messages. Raises ``ConfigError`` (usage)."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    arrays, fields = [], []
+    arrays: list[pa.Array] = []
+    fields: list[pa.Field] = []
     for name in names:
         values = [row.get(name) for row in rows]
         array = _native(values)

@@ -75,7 +75,8 @@ def agent() -> Probe:
         path = agent_binary()
     except ProviderError as error:
         return _failed("agent", error)
-    works = subprocess.run([path, "launch", "--", "/bin/true"], capture_output=True, check=False).returncode == 0
+    nothing_to_do = [str(path), "reap", "--box", "/nonexistent"]
+    works = subprocess.run(nothing_to_do, capture_output=True, check=False).returncode == 0
     size = f"{path.stat().st_size / 1e6:.1f} MB, static"
     detail = size if works else "the binary does not run on this machine"
     return Probe(name="agent", ok=works, required=True, detail=detail, remedy="" if works else "make agent")
@@ -150,7 +151,9 @@ def _limits(provider: LocalProvider) -> Probe:
     if v2 is not None and set(WANTED) - set(v1):
         versions.append("v2")
     whole = [name for name, held in (("memory", able.memory_limit), ("cpu", able.cpu_limit)) if held]
-    detail = f"whole box: {', '.join([*whole, 'processes', 'scratch space'])}; cgroups {' and '.join(versions) or 'none'}"
+    detail = (
+        f"whole box: {', '.join([*whole, 'processes', 'scratch space'])}; cgroups {' and '.join(versions) or 'none'}"
+    )
     weak = [note for note in able.notes if not note.startswith("Scratch areas")]
     return Probe(
         name="limits",
@@ -224,7 +227,9 @@ def registry() -> Probe:
     elif importlib.util.find_spec("pip"):
         command = [sys.executable, "-m", "pip", "index", "versions", "pip"]
     else:
-        return Probe(name="registry", ok=False, detail="neither uv nor pip is here to ask with", remedy="pip install uv")
+        return Probe(
+            name="registry", ok=False, detail="neither uv nor pip is here to ask with", remedy="pip install uv"
+        )
     begin = time.perf_counter()
     with contextlib.suppress(subprocess.TimeoutExpired, OSError):
         # What the client says names hosts of the user's network: none of it is passed on.

@@ -17,6 +17,8 @@ from .codec import checked, cleaned, dump
 SHARDS = 16
 """Rows per counter, by worker. Concurrent workers of PostgreSQL would otherwise wait for one another's commit."""
 
+_EVENT = tables.events.insert()
+
 _SUMS = ("n", "wall_sec", "cpu_sec", "bytes_written")
 
 
@@ -25,7 +27,8 @@ def record(connection: Connection, lease: Lease, result: StageResult) -> None:
     work = lease.work
     checked(result.reason, result.log)
     connection.execute(
-        tables.events.insert().values(
+        _EVENT,
+        dict(
             item_id=lease.item_id,
             run=work.run,
             stage=work.stage,
@@ -43,7 +46,7 @@ def record(connection: Connection, lease: Lease, result: StageResult) -> None:
             cpu_sec=result.cpu_sec,
             bytes_written=result.bytes_written,
             at=time.time(),
-        )
+        ),
     )
     shard = zlib.crc32(lease.worker.encode()) % SHARDS
     _count(connection, tables.funnel, lease, result, {"source": work.source, "shard": shard})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -19,7 +21,7 @@ from . import funnel
 from .bulk import upsert
 from .codec import checked, dump_value, load, load_value
 from .tables import items
-from .transaction import Transaction
+from .transaction import Transaction, clock, clock_values
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,42 @@ class State(StrEnum):
 ENDED = (State.done, State.quarantined)
 
 _GENERATION = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Statements:
+    """The hot statements, built once for each kind of database: building one costs more than running it."""
+
+    take: sa.Executable
+    hold: sa.Executable
+    close: sa.Executable
+
+    @classmethod
+    @functools.cache
+    def of(cls, dialect: str) -> _Statements:
+        now = clock(dialect)
+        head = (
+            sa.select(items.c.id)
+            .where(items.c.run == sa.bindparam("in_run"), items.c.stage == sa.bindparam("in_stage"))
+            .where(items.c.due_at <= now)
+            .order_by(items.c.due_at, items.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        leased = {
+            "state": str(State.leased),
+            "attempt": items.c.attempt + 1,
+            "token": (items.c.token // _GENERATION + 1) * _GENERATION + sa.bindparam("nonce", type_=sa.BigInteger),
+            "worker": sa.bindparam("new_worker"),
+            "due_at": now + sa.bindparam("ttl_sec", type_=sa.Float),
+        }
+        item = sa.bindparam("item_id", type_=sa.BigInteger)
+        return cls(
+            take=sa.update(items).where(items.c.id == head).values(leased).returning(items),
+            hold=sa.select(items.c.token, items.c.state).where(items.c.id == item).with_for_update(),
+            close=sa.update(items).where(items.c.id == item).values(state=sa.bindparam("new_state"), due_at=None),
+        )
 
 
 def insert(tx: Transaction, works: Sequence[Work]) -> int:
@@ -66,8 +104,7 @@ def take(
 
 def held(tx: Transaction, lease: Lease) -> State:
     """Lock the item and return its state. Raises ``StoreError`` (lease_lost) unless the lease's token is its newest."""
-    query = sa.select(items.c.token, items.c.state).where(items.c.id == lease.item_id).with_for_update()
-    row = tx.connection.execute(query).first()
+    row = tx.connection.execute(_Statements.of(tx.dialect).hold, {"item_id": lease.item_id}).first()
     if row is None or row.token != lease.token:
         raise lost(lease)
     return State(row.state)
@@ -76,8 +113,7 @@ def held(tx: Transaction, lease: Lease) -> State:
 def close(tx: Transaction, lease: Lease, result: StageResult) -> None:
     """End the item: its state, the event, the counters."""
     state = State.quarantined if result.outcome is StageOutcome.failed else State.done
-    mine = items.c.id == lease.item_id
-    tx.connection.execute(sa.update(items).where(mine).values(state=str(state), due_at=None))
+    tx.connection.execute(_Statements.of(tx.dialect).close, {"item_id": lease.item_id, "new_state": str(state)})
     funnel.record(tx.connection, lease, result)
 
 
@@ -100,22 +136,15 @@ def lost(lease: Lease) -> StoreError:
 
 
 def _take_head(tx: Transaction, run: str, stage: str, worker: str, ttl_sec: float) -> Row | None:
-    head = (
-        sa.select(items.c.id)
-        .where(items.c.run == run, items.c.stage == stage, items.c.due_at <= tx.now)
-        .order_by(items.c.due_at, items.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    leased = {
-        "state": str(State.leased),
-        "attempt": items.c.attempt + 1,
-        "token": next_token(),
-        "worker": worker,
-        "due_at": tx.now + ttl_sec,
+    values = {
+        "in_run": run,
+        "in_stage": stage,
+        "new_worker": worker,
+        "ttl_sec": ttl_sec,
+        "nonce": secrets.randbelow(_GENERATION),
+        **clock_values(tx.dialect),
     }
-    return tx.connection.execute(sa.update(items).where(items.c.id == head).values(leased).returning(items)).first()
+    return tx.connection.execute(_Statements.of(tx.dialect).take, values).first()
 
 
 def _lease(row: Row) -> Lease:

@@ -26,6 +26,19 @@ PUBLISHED = "published"
 _CANDIDATES_PER_STATEMENT = 2000
 
 
+def clock(dialect: str) -> sa.ColumnElement[float]:
+    """Epoch seconds in a statement: the server's clock on PostgreSQL, so that workers need not agree on theirs; on
+    SQLite, which is never remote, this machine's, as the parameter that :func:`clock_values` gives."""
+    if dialect == "postgresql":
+        return sa.cast(sa.extract("epoch", sa.func.statement_timestamp()), sa.Double)
+    return sa.bindparam("now", type_=sa.Float)
+
+
+def clock_values(dialect: str) -> dict[str, float]:
+    """Parameters of a statement that holds :func:`clock`."""
+    return {} if dialect == "postgresql" else {"now": time.time()}
+
+
 class Transaction:
     """An open transaction. Use it only inside the block that gave it, on that thread."""
 
@@ -33,11 +46,14 @@ class Transaction:
         self.connection = connection
 
     @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self.connection.dialect.name
+
+    @property
     def now(self) -> sa.ColumnElement[float]:
-        """Epoch seconds: the database's clock on PostgreSQL; this machine's on SQLite, which is never remote."""
-        if self.connection.dialect.name == "postgresql":
-            return sa.cast(sa.extract("epoch", sa.func.statement_timestamp()), sa.Double)
-        return sa.literal(time.time(), sa.Float)
+        """Epoch seconds, by :func:`clock`."""
+        return clock(self.dialect).params(clock_values(self.dialect))
 
     def put_run(self, id: str, kind: str, config: dict[str, Any]) -> None:
         """A run and its resolved configuration. The time of the first call is kept."""

@@ -113,7 +113,9 @@ async def test_mounts(provider: LocalProvider, home: Path) -> None:
 
 async def test_a_box_sees_nothing_of_the_host(provider: LocalProvider, home: Path) -> None:
     box = await provider.acquire(BoxSpec())
-    script = f"cat /proc/self/mounts; ls {home}; ls -a /root /home /var/lib /srv /run /mnt /sys; cat /etc/passwd; hostname"
+    script = (
+        f"cat /proc/self/mounts; ls {home}; ls -a /root /home /var/lib /srv /run /mnt /sys; cat /etc/passwd; hostname"
+    )
     seen = (await shell(box, script)).stdout.decode()
     assert "agent.sock" not in seen and box.id not in seen and str(home) not in seen
     assert "\nbox\n" in seen and "root:x:0:0:root:/root:/bin/sh" in seen
@@ -284,7 +286,8 @@ def leftovers(home: Path, pids: list[int], ids: list[str]) -> list[str]:
     left = [f"pid {pid}" for pid in pids if Path(f"/proc/{pid}").exists()]
     left += processes_below(home)
     left += [str(path) for path in (home / "boxes").iterdir()]
-    left += [str(path) for name in ids for path in Path("/sys/fs/cgroup").glob(f"**/{name}")]
+    # os.walk, because folders disappear while it looks
+    left += [f"{root}/{name}" for root, folders, _ in os.walk("/sys/fs/cgroup") for name in set(folders) & set(ids)]
     left += [line for line in Path("/proc/mounts").read_text().splitlines() if str(home) in line]
     return left
 

@@ -391,9 +391,9 @@ async def test_more_failures_than_the_gate_saw(runner: SubprocessRunner, baselin
     everything = [test for test in baseline.passing if "total" in test]
     task = draft_mutant(origin, proposal, report, blobs, created_at=NOW, failing=everything)
     assert len(still_shown(unpack(blobs.get(task.tree)), everything)) <= 1
-    with pytest.raises(BuilderError, match="not a test file"):
+    with pytest.raises(BuilderError, match="is not written in a test file"):
         draft_mutant(origin, proposal, report, blobs, created_at=NOW, failing=["src/shop.py::shop.total"])
-    with pytest.raises(BuilderError, match="not written in it"):
+    with pytest.raises(BuilderError, match="::made' is not written in a test file"):
         draft_mutant(
             origin,
             proposal,

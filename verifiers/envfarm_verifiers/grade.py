@@ -77,10 +77,10 @@ class PytestGrader:
         self.hits: Counter[str] = Counter(hit=0, miss=0)
 
     async def grade(self, task: Task, environment: Environment, submission: Submission) -> Verdict:
-        """See the port. Raises ``VerifierError`` (usage) for digests that do not belong together, and ``StoreError``."""
+        """See the port. Raises ``VerifierError`` (usage) for digests that do not match, and ``StoreError``."""
         if submission.task_digest != task.digest or task.environment_digest != environment.digest:
             raise VerifierError(
-                f"Task {task.ref} cannot be graded: the submission or the environment belongs to another version of it.",
+                f"Task {task.ref} cannot be graded: its submission or environment is of another version.",
                 reason=Reason.usage,
                 phase="grade",
             )

@@ -124,7 +124,7 @@ def twin_counts(items: Mapping[str, int], seconds: Mapping[str, float], spare_se
 
 
 def plant(files: Mapping[str, bytes], plan: Plan, canary_paths: Sequence[str], rng: Random) -> Planting:
-    """Plant into copies of ``files``. Files that cannot be read as Python, or no longer could after, stay as they are."""
+    """Plant into copies of ``files``. Files that are no Python, or would no longer be, stay as they are."""
     wanted: dict[str, list[str]] = {}
     for name in plan.sites:
         path, _, qualname = name.partition("::")

@@ -176,7 +176,7 @@ FIXTURES: dict[str, str] = {
     "celery_app": "celery", "celery_worker": "celery", "anyio_backend": "anyio", "faker": "faker",
     "websocket_client": "", "xprocess": "pytest-xprocess", "worker_id": "pytest-xdist", "testrun_uid": "pytest-xdist",
     "postgresql": "pytest-postgresql", "redisdb": "pytest-redis", "socket_enabled": "pytest-socket", "check": "pytest-check",
-    "bdd_test": "", "ssl_ctx": "", "virtualenv": "pytest-virtualenv", "tmpdir_cwd": "pytest-home", "responses": "pytest-responses",
+    "bdd_test": "", "ssl_ctx": "", "virtualenv": "pytest-virtualenv", "tmpdir_cwd": "pytest-home",
     "jp_serverapp": "pytest-jupyter[server]", "jp_fetch": "pytest-jupyter[server]", "original_datadir": "pytest-datadir",
     "vcr": "pytest-recording", "vcr_cassette": "pytest-recording", "lazy_datadir": "pytest-datadir", "app": "",
 }  # fmt: skip

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from envfarm.core.errors import BuilderError, Reason
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def function_of(test_id: str) -> tuple[str, tuple[str, ...]]:
-    """``a.py::C::t[x]`` -> (``a.py``, (``C``, ``t``)): every parameter belongs to its function."""
-    path, *names = test_id.split("[", 1)[0].split("::")
-    return path, tuple(names)
-
-
-def holds_test(source: str, names: tuple[str, ...]) -> bool:
-    """Whether a test file defines that test function or method, itself or through a class of the same file."""
-    return bool(_find(_parse(source), names))
-
-
-def hide_tests(source: str, functions: Iterable[tuple[str, ...]]) -> str:
+def hide_tests(source: str, functions: Sequence[tuple[str, ...]]) -> str:
     """The file without those test functions, their decorators and the comments right above them.
 
     A body that would be left empty gets ``pass``. Raises ``BuilderError`` for a function that is not written in this
-    file (generated, inherited from another file), since it could not be hidden.
+    file, since it could not be hidden; ``locate`` tells where one is.
     """
-    tree = _parse(source)
+    tree = parse_tests(source)
     doomed: set[Definition] = set()
     for names in functions:
-        found = _find(tree, names)
+        found = definitions(tree, names)
         if not found:
             raise _refused(f"'{'::'.join(names)}' is not written in it")
         doomed |= set(found)
@@ -42,8 +31,8 @@ def hide_tests(source: str, functions: Iterable[tuple[str, ...]]) -> str:
             filler = " " * node.col_offset + "pass" if len(gone) == len(block) and node is gone[0] else None
             _blank(lines, node, filler)
     kept = "\n".join(line for line in lines if line is not _GONE)
-    remaining = _parse(kept)
-    if any(_find(remaining, names) for names in functions):
+    remaining = parse_tests(kept)
+    if any(definitions(remaining, names) for names in functions):
         raise _refused("a test of that name is left after hiding it")
     return kept
 
@@ -70,42 +59,27 @@ def _blank(lines: list[str], node: Definition, filler: str | None) -> None:
         lines[first] = _GONE  # the blank lines after it separate its neighbours
 
 
-def _find(tree: ast.Module, names: tuple[str, ...]) -> list[Definition]:
-    if not names:
-        return []
-    *classes, name = names
-    scopes: list[list[ast.stmt]] = [tree.body]
-    for index, class_name in enumerate(classes):
-        scopes = [node.body for scope in scopes for node in _classes(scope) if node.name == class_name]
-        if index == len(classes) - 1 and not any(list(_own(scope, name)) for scope in scopes):
-            return _inherited(tree, class_name, name, set())
+def definitions(tree: ast.Module, names: Sequence[str]) -> list[Definition]:
+    """The functions of that name, in those classes; more than one where a name is defined again."""
+    *outer, name = names
+    scopes = [node.body for node in classes(tree, outer)] if outer else [tree.body]
     return [node for scope in scopes for node in _own(scope, name)]
 
 
-def _inherited(tree: ast.Module, class_name: str, name: str, seen: set[str]) -> list[Definition]:
-    if class_name in seen:
-        return []
-    seen.add(class_name)
-    for node in _classes(tree.body):
-        if node.name != class_name:
-            continue
-        if own := list(_own(node.body, name)):
-            return own
-        for base in node.bases:
-            if isinstance(base, ast.Name) and (found := _inherited(tree, base.id, name, seen)):
-                return found
-    return []
+def classes(tree: ast.Module, names: Sequence[str]) -> list[ast.ClassDef]:
+    """The classes of that name, each inside the one before."""
+    scopes, found = [tree.body], []
+    for name in names:
+        found = [
+            node for scope in scopes for node in _flat(scope) if isinstance(node, ast.ClassDef) and node.name == name
+        ]
+        scopes = [node.body for node in found]
+    return found
 
 
 def _own(scope: list[ast.stmt], name: str) -> Iterator[Definition]:
     for node in _flat(scope):
         if isinstance(node, Definition) and node.name == name:
-            yield node
-
-
-def _classes(scope: list[ast.stmt]) -> Iterator[ast.ClassDef]:
-    for node in _flat(scope):
-        if isinstance(node, ast.ClassDef):
             yield node
 
 
@@ -133,7 +107,8 @@ def _own_blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
             yield handler.body
 
 
-def _parse(source: str) -> ast.Module:
+def parse_tests(source: str) -> ast.Module:
+    """A test file's syntax tree. Raises ``BuilderError`` for what is not Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)

@@ -11,7 +11,9 @@ from envfarm.core.task import Statement
 from .choose import Proposal
 
 _LINES, _CHARACTERS = 8, 600
-_EXCEPTION = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*(?:Error|Exception|Warning|Exit|Interrupt|Iteration))\b")
+_EXCEPTION = re.compile(r"^(?:\w+\.)*([A-Z]\w*)(?::|$)", re.MULTILINE)
+_VERDICTS = frozenset({"AssertionError", "Failed"})
+"""What a test raises to say that a value is wrong."""
 _OBJECT = re.compile(r" at 0x[0-9a-fA-F]+")
 _NO_RAISE = re.compile(r"DID NOT (?:RAISE|WARN)|not raised|not triggered")
 
@@ -55,7 +57,7 @@ def write_statement(proposal: Proposal, shown_test: str, message: str, *, in_tre
     kind = "value"
     if _NO_RAISE.search(quoted):
         kind = "silent"
-    elif exception and exception[1] != "AssertionError":
+    elif exception and exception[1] not in _VERDICTS:
         kind = "raises"
     names = {"function": proposal.edit.function, "exception": exception[1] if exception else ""}
     parts = [

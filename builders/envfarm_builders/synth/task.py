@@ -14,11 +14,11 @@ from envfarm.core.ids import task_id
 from envfarm.core.ports import BlobStore
 from envfarm.core.task import Mutation, Task, TaskKind
 from envfarm.core.verdict import TestReport
-from envfarm_builders.split import is_test_path
 
 from .choose import Proposal
 from .gate import failed_tests, mutated_files
-from .hide import function_of, hide_tests, holds_test
+from .hide import hide_tests
+from .locate import Place, locate
 from .statement import write_statement
 
 
@@ -49,25 +49,23 @@ def draft_mutant(
 
     ``failing`` names the fail-to-pass tests where more is known than ``report`` (the gate's) says: pass what
     validation found to draft again when :func:`still_shown` is not empty. Raises ``BuilderError`` for tests that
-    cannot be hidden (generated, inherited from another file, outside the test side).
+    cannot be hidden (generated, or outside the test side).
     """
     failing = tuple(sorted(failing)) if failing is not None else failed_tests(report, proposal.tests)
-    functions = _by_function(failing)
-    test_files = tuple(sorted({path for path, _ in functions}))
-    _refuse_foreign(test_files, origin)
+    places = _places(origin, failing)
     key = short(mutant_digest(origin, proposal), 8)
-    shown = _choose_shown(functions, report, int(key, 16))
-    hidden = [function for function in functions if shown is None or function != function_of(shown)]
+    shown = _choose_shown(places, report, int(key, 16))
+    hidden = [place for place, tests in places.items() if shown not in tests]
 
     tree = dict(origin.files) | mutated_files(origin.files, proposal)
-    for path in test_files:
-        names = [names for file, names in hidden if file == path]
-        if names:
-            source = hide_tests(_read(origin, path), names)
-            tree[path] = File(source.encode("utf-8"), origin.files[path].mode)
+    for path in {place.path for place in hidden}:
+        source = origin.files[path].data.decode("utf-8")
+        kept = hide_tests(source, [place.names for place in hidden if place.path == path])
+        tree[path] = File(kept.encode("utf-8"), origin.files[path].mode)
     if len(still_shown(tree, failing)) > 1:
         raise _refused("more than one would be left in the tree")
-    trusted = {path: origin.files[path] for path in test_files}
+    test_files = tuple(sorted({test.split("::")[0] for test in failing}))
+    trusted = {path: origin.files[path] for path in {*test_files, *(place.path for place in places)}}
     reported = shown or min(failing, key=lambda test: _showable(test, report))
     edit = proposal.edit
     return Task(
@@ -88,7 +86,7 @@ def draft_mutant(
         tree=blobs.put(pack(tree)),
         tests=blobs.put(pack(trusted)),
         gold_patch=blobs.put(_patch(mutated_files(origin.files, proposal), origin.files)),
-        test_patch=blobs.put(_patch({path: tree[path] for path in test_files}, trusted)),
+        test_patch=blobs.put(_patch({path: tree[path] for path in trusted}, trusted)),
         source_paths=origin.source_paths,
         test_files=test_files,
         mutation=Mutation(
@@ -104,12 +102,7 @@ def draft_mutant(
 
 def still_shown(tree: Mapping[str, File], failing: Sequence[str]) -> tuple[str, ...]:
     """Of the tests that tell of a bug, those that a tree still holds."""
-    return tuple(
-        test
-        for test in failing
-        if (place := function_of(test))[0] in tree
-        and holds_test(tree[place[0]].data.decode("utf-8", "replace"), place[1])
-    )
+    return tuple(test for test in failing if locate(tree, test) is not None)
 
 
 def mutant_digest(origin: Origin, proposal: Proposal) -> str:
@@ -124,22 +117,24 @@ def mutant_digest(origin: Origin, proposal: Proposal) -> str:
     })  # fmt: skip
 
 
-def _by_function(tests: Sequence[str]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
-    functions: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for test in tests:
-        functions.setdefault(function_of(test), []).append(test)
-    return functions
+def _places(origin: Origin, failing: Sequence[str]) -> dict[Place, list[str]]:
+    """Where the failing tests are written, each with those that are written there."""
+    places: dict[Place, list[str]] = {}
+    for test in failing:
+        place = locate(origin.files, test)
+        if place is None:
+            raise _refused(f"'{test}' is not written in a test file of the tree")
+        places.setdefault(place, []).append(test)
+    return places
 
 
-def _choose_shown(
-    functions: Mapping[tuple[str, tuple[str, ...]], list[str]], report: TestReport, seed: int
-) -> str | None:
-    """A function that holds one failing test only, so that showing it shows no more; None where there is none.
+def _choose_shown(places: Mapping[Place, list[str]], report: TestReport, seed: int) -> str | None:
+    """The failing test of a function that holds only one, so that showing it shows no more; None where there is none.
 
     The last one is never shown: something must stay hidden.
     """
-    single = [tests[0] for tests in functions.values() if len(tests) == 1]
-    if len(functions) < 2 or not single:
+    single = [tests[0] for tests in places.values() if len(tests) == 1]
+    if len(places) < 2 or not single:
         return None
     telling = [test for test in single if report.messages.get(test)] or single
     return sorted(telling)[seed % len(telling)]
@@ -147,19 +142,6 @@ def _choose_shown(
 
 def _showable(test: str, report: TestReport) -> tuple[bool, int, str]:
     return test not in report.messages, len(report.messages.get(test, "")), test
-
-
-def _refuse_foreign(test_files: Sequence[str], origin: Origin) -> None:
-    for path in test_files:
-        if path not in origin.files or not is_test_path(path) or not path.endswith(".py"):
-            raise _refused(f"'{path}' is not a test file of the tree")
-
-
-def _read(origin: Origin, path: str) -> str:
-    try:
-        return origin.files[path].data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _refused(f"'{path}' is not UTF-8") from error
 
 
 def _patch(before: Mapping[str, File], after: Mapping[str, File]) -> bytes:

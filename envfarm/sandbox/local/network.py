@@ -29,9 +29,7 @@ _SYSTEM_CERTS = "/etc/ssl/certs"
 _SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
-def registry_access(
-    environ: Mapping[str, str], reachable: Callable[[Path], bool]
-) -> tuple[list[Bind], dict[str, str]]:
+def registry_access(environ: Mapping[str, str], reachable: Callable[[Path], bool]) -> tuple[list[Bind], dict[str, str]]:
     """Binds and environment variables, by the host's environment ``environ``.
 
     A client's file that the boxes' user may not read (below a closed home folder, say) is left out, and the next

@@ -70,7 +70,8 @@ def _layers(spec: BoxSpec, host: Host) -> list[Bind]:
         source = host.home / layer.source
         if layer.source.startswith("/") or ".." in Path(layer.source).parts:
             raise _refused(
-                f"Environment layer {layer.source!r} is not a path below the home folder.", "Build the environment again."
+                f"Environment layer {layer.source!r} is not a path below the home folder.",
+                "Build the environment again.",
             )
         host.reach.require(source, "Environment layer")
         binds.append(Bind(str(source), _target(layer.target), scratch_overlay=spec.writable_env))

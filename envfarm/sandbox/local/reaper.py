@@ -78,9 +78,7 @@ def reap_box(agent: Path, folder: Path) -> None:
 def watch_detached(agent: Path, folder: Path) -> None:
     """Leave a reaper behind that waits for the end of one detached box and outlives us."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
-    os.posix_spawn(
-        agent, [str(agent), "reap", "--box", str(folder), "--wait"], {}, file_actions=null, setsid=True
-    )
+    os.posix_spawn(agent, [str(agent), "reap", "--box", str(folder), "--wait"], {}, file_actions=null, setsid=True)
 
 
 def _reap(agent: Path, *args: str) -> str:

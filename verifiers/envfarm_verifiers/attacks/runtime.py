@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from envfarm.core.task import Task
 
 from .edits import Tree
-from .payloads import AT_IMPORT, IN_CALL
+from .payloads import payloads
 
 _AROUND = """
 
@@ -47,9 +47,10 @@ def default_target(task: Task, tree: Tree) -> str | None:
 
 def patches(tree: Tree, target: str) -> dict[str, str]:
     """Every payload, put into ``target``."""
-    found = {name: tree.append(target, "\n\n" + text) for name, text in AT_IMPORT.items()}
-    found |= {name: tree.append(target, "\n\n" + text + _AROUND) for name, text in IN_CALL.items()}
-    return found
+    return {
+        name: tree.append(target, "\n\n" + text + (_AROUND if wraps else ""))
+        for name, (text, wraps) in payloads().items()
+    }
 
 
 def _sources(task: Task, tree: Tree) -> Iterator[str]:

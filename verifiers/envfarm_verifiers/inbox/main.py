@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -46,10 +47,9 @@ def main(job, held):
         if check is not None:
             check("end")
     for function in flush:
-        try:
+        # A test may have closed or replaced the stream: its output is lost, its status is not.
+        with contextlib.suppress(OSError, ValueError):
             function()
-        except (OSError, ValueError):  # a test closed or replaced the stream: its output is lost, its status is not
-            pass
     send({"k": "end", "exit": status, "tests": plugin.tests})
     leave(status)
 

@@ -1,5 +1,6 @@
 """The import path around the moment pytest is loaded: nothing of the tree may answer for a missing module then."""
 
+# ruff: noqa: PTH100, PTH112  (pathlib costs start-up time in every box)
 from __future__ import annotations
 
 import os

@@ -1,5 +1,6 @@
 """The pytest plugin that turns a session into records."""
 
+# ruff: noqa: PTH110, PTH118  (pathlib costs start-up time in every box)
 from __future__ import annotations
 
 import os

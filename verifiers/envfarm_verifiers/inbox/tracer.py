@@ -1,10 +1,12 @@
 """Which lines of given source files each test runs. ``sys.monitoring`` where there is one, ``sys.settrace`` else."""
 
+# ruff: noqa: PTH100  (pathlib costs start-up time in every box)
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from typing import Any
 
 
 class Tracer:
@@ -16,7 +18,7 @@ class Tracer:
         self._files = frozenset(path.rstrip("/") for path in sources)
         self._names = {}
         self._lines = {}
-        self._monitoring = getattr(sys, "monitoring", None)
+        self._monitoring: Any = getattr(sys, "monitoring", None)
         if self._monitoring is not None:
             self._tool = self._claim()
 
@@ -101,4 +103,4 @@ def ranges(numbers):
 
 
 def _span(start, end):
-    return str(start) if start == end else "%d-%d" % (start, end)
+    return str(start) if start == end else f"{start}-{end}"

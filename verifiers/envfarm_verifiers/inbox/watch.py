@@ -1,5 +1,6 @@
 """Integrity of the machinery a test run stands on: code identities before and after, and tripwires in between."""
 
+# ruff: noqa: PTH118, PTH123  (pathlib costs start-up time in every box)
 from __future__ import annotations
 
 import builtins

@@ -12,7 +12,7 @@ from . import pyproject
 from .setup_cfg import parse_ini
 
 _INI_FILES = (("pytest.ini", "pytest"), (".pytest.ini", "pytest"), ("tox.ini", "pytest"), ("setup.cfg", "tool:pytest"))
-_FIXTURE = re.compile(rb"def\s+(?:test\w*|\w+)\s*\(([^)]*)\)")
+_USES_FIXTURES = re.compile(rb"(?:def\s+test\w*|fixture(?:\([^\n]*\))?\n\s*(?:async\s+)?def\s+\w+)\s*\(([^)]*)\)")
 _MARK = re.compile(rb"pytest\.mark\.(\w+)")
 _MARKS = {
     "asyncio": "pytest-asyncio", "anyio": "anyio", "trio": "pytest-trio", "timeout": "pytest-timeout",
@@ -86,10 +86,9 @@ def _read_options(files: Files, options: dict[str, str], findings: Findings, sou
 def _read_usage(files: Files, findings: Findings) -> None:
     own_fixtures = _own_fixtures(files)
     for path, data in files.items():
-        if not path.endswith(".py") or "test" not in path.lower() or b"pytest" not in data + path.encode():
-            if not (path.endswith(".py") and "test" in path.lower()):
-                continue
-        for match in _FIXTURE.finditer(data):
+        if not path.endswith(".py") or "test" not in path.lower():
+            continue
+        for match in _USES_FIXTURES.finditer(data):
             for argument in re.findall(rb"\w+", match[1]):
                 fixture = argument.decode("ascii", "replace")
                 if fixture in FIXTURES and fixture not in own_fixtures:

@@ -162,6 +162,11 @@ func (p *launchPlan) moveDescriptors() error {
 }
 
 func (p *launchPlan) dropPrivileges() error {
+	// To these system calls 1<<32 - 1 means "as it is".
+	const most = 1<<32 - 2
+	if (p.uid >= 0) != (p.gid >= 0) || p.uid > most || p.gid > most {
+		return fmt.Errorf("user %d: not a user id", p.uid)
+	}
 	if p.gid >= 0 {
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
 			return fmt.Errorf("setgroups: %w", errno)
@@ -176,6 +181,10 @@ func (p *launchPlan) dropPrivileges() error {
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uid, uid, uid); errno != 0 {
 			return fmt.Errorf("user %d: %w", p.uid, errno)
 		}
+	}
+	// Whatever was asked for: a box started by root is no boundary.
+	if uid, _, _ := syscall.RawSyscall(syscall.SYS_GETEUID, 0, 0, 0); uid == 0 {
+		return errors.New("user 0: a box must not be started by root")
 	}
 	const prSetNoNewPrivs = 38
 	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0); errno != 0 {
