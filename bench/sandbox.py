@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,11 @@ async def life(provider: LocalProvider) -> tuple[float, float, float]:
     return started - begin, ran - started, time.perf_counter() - ran
 
 
+def cpu_sec() -> float:
+    """CPU time of this process and of everything it has waited for: what a busy machine does not change much."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 def quantile(values: list[float], share: float) -> float:
     """Milliseconds below which ``share`` of the values lie."""
     ordered = sorted(values)
@@ -72,7 +78,9 @@ async def measure(home: Path, serial: int, parallel: int, rounds: int) -> list[d
     async with LocalProvider(home) as provider:
         for _ in range(3):
             await life(provider)  # programs come into the page cache
+        cpu_before = cpu_sec()
         parts = [await life(provider) for _ in range(serial)]
+        cpu_ms = (cpu_sec() - cpu_before) / serial * 1000
         for name, values in (
             ("serial: acquire", [part[0] for part in parts]),
             ("serial: exec true", [part[1] for part in parts]),
@@ -80,6 +88,7 @@ async def measure(home: Path, serial: int, parallel: int, rounds: int) -> list[d
             ("serial: all", [sum(part) for part in parts]),
         ):
             rows.append({"what": name, "n": serial, "p50_ms": quantile(values, 0.5), "p95_ms": quantile(values, 0.95)})
+        rows[-1]["cpu_ms"] = cpu_ms
         totals: list[float] = []
         errors = 0
         begin = time.perf_counter()
@@ -139,6 +148,11 @@ def read(path: str) -> str:
     return ""
 
 
+def cell(value: object) -> str:
+    """A number for the table."""
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
 def main() -> int:
     """Measure, print, and say whether the bars hold."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -166,12 +180,10 @@ def main() -> int:
         print(json.dumps({"load_before": load, "rows": rows, "killed_owner": killed, "bars": bars}, indent=2))
     else:
         print(f"load before: {load:.1f} on {os.cpu_count()} cores")
-        print(f"{'what':<20} {'n':>4} {'p50 ms':>8} {'p95 ms':>8} {'per s':>7} {'errors':>6}")
+        columns = ("n", "p50_ms", "p95_ms", "cpu_ms", "per_sec", "errors")
+        print(f"{'what':<20}" + "".join(f"{column:>9}" for column in columns))
         for row in rows:
-            rate = f"{row['per_sec']:7.1f}" if "per_sec" in row else " " * 7
-            print(
-                f"{row['what']:<20} {row['n']:>4} {row['p50_ms']:8.1f} {row['p95_ms']:8.1f} {rate} {row.get('errors', '')!s:>6}"
-            )
+            print(f"{row['what']:<20}" + "".join(f"{cell(row.get(column)):>9}" for column in columns))
         print(
             f"owner of {killed['boxes']} boxes ({killed['processes_before']} processes) killed: clean after "
             f"{killed['clean_after_sec']:.2f} s, left {killed['total']}"

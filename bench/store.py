@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -206,6 +207,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     args = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
+    print(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", file=sys.stderr)
     for name in ("sqlite", "postgres") if args.database == "both" else (args.database,):
         print(name, file=sys.stderr)
         folder = Path(tempfile.mkdtemp(prefix="envfarm-bench-"))

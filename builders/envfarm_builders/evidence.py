@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
 
 from envfarm.core.ports import Repository
@@ -12,7 +13,7 @@ from . import pycode
 from .modules import ModuleMap
 from .mine import tree_paths
 from .patches import source_diff
-from .split import is_test_module, is_test_path, is_version_file, source_paths
+from .split import is_test_module, is_test_path, is_version_file, source_paths, within
 from .statement import statement_text
 
 _SKIPPED = re.compile(
@@ -94,10 +95,9 @@ class Evidence:
         for path, (base, fix) in self._tests.items():
             if not is_test_module(path):
                 continue
-            package = ".".join(path.split("/")[:-1])
-            if base is not None and (old := pycode.test_module(base, package)):
+            if base is not None and (old := pycode.test_module(base, _package(path))):
                 before += old.tests
-            if fix is not None and (new := pycode.test_module(fix, package)):
+            if fix is not None and (new := pycode.test_module(fix, _package(path))):
                 after[path] = new
         old_texts = {test.text for test in before}
         new_texts = {test.text for module in after.values() for test in module.tests}
@@ -127,61 +127,55 @@ class Evidence:
         )
 
     @cached_property
-    def _new_names(self) -> frozenset[str]:
-        """Identifiers of the fixed product that no source file of the base's product holds."""
-        added = set()
-        for base, fix in self._source.values():
-            if fix is not None:
-                added |= pycode.new_names(base or b"", fix)
-        if not added:
-            return frozenset()
-        base_commit = self.candidate.base_commit
-        for path in tree_paths(self.repository, base_commit):
-            if path.endswith(".py") and any(path.startswith(root) for root in self._roots[0]):
-                added -= pycode.words(self.repository.read(base_commit, path) or b"")
-                if not added:
+    def _added_names(self) -> frozenset[str]:
+        """Identifiers that a changed source file holds now and did not hold before."""
+        states = [(base or b"", fix) for base, fix in self._source.values() if fix is not None]
+        return frozenset().union(*(pycode.new_names(base, fix) for base, fix in states))
+
+    def _new_among(self, names: set[str] | frozenset[str]) -> set[str]:
+        """Those of ``names`` that the fixed product holds and no source file of the base's product does."""
+        left = set(names & self._added_names)
+        for path in tree_paths(self.repository, self.candidate.base_commit) if left else ():
+            if path.endswith(".py") and within(path, self._roots[0]):
+                left -= pycode.words(self.repository.read(self.candidate.base_commit, path) or b"")
+                if not left:
                     break
-        return frozenset(added)
+        return left
+
+    @cached_property
+    def _maps(self) -> tuple[ModuleMap, ModuleMap]:
+        base, fix = self.candidate.base_commit, self.candidate.fix_commit
+        return ModuleMap(self.repository, base, self._roots[0]), ModuleMap(self.repository, fix, self._roots[1])
+
+    def _missing_import(self, imports: Iterable[tuple[str, str]]) -> str | None:
+        """The first import that only the fix satisfies."""
+        base, fix = self._maps
+        for module, name in imports:
+            if fix.has(module, name) and not base.has(module, name):
+                return f"{module}.{name}".rstrip(".")
+        return None
 
     @cached_property
     def _able(self) -> list[pycode.TestFunction]:
         """Changed tests that can reach their own body at base."""
-        maps = (
-            ModuleMap(self.repository, self.candidate.base_commit, self._roots[0]),
-            ModuleMap(self.repository, self.candidate.fix_commit, self._roots[1]),
-        )
         able: list[pycode.TestFunction] = []
         for module, tests in self._changed_tests.values():
-            if any(maps[1].has(*wanted) and not maps[0].has(*wanted) for wanted in module.imports):
+            if self._missing_import(module.imports) or self._new_among(module.import_time):
                 continue
-            if module.import_time & self._new_names:
-                continue
-            able += [test for test in tests if not _skipped(test) and not test.fixtures & self._new_names]
+            able += [test for test in tests if not _skipped(test) and not self._new_among(test.fixtures)]
         return able
 
     def needs_new_names(self) -> str | None:
         if not self._changed_tests:
             return None
-        for path, (_, fix) in self._tests.items():
-            if path.endswith("conftest.py") and fix is not None and (missing := self._conftest_breaks(path, fix)):
+        for path in (change.path for change in self.candidate.changes if change.path.endswith("conftest.py")):
+            tree = pycode.parse(self.repository.read(self.candidate.fix_commit, path) or b"")
+            if tree and (missing := self._missing_import(pycode.module_imports(tree, _package(path)))):
                 return f"{path} needs {missing}"
         if self._able:
             return None
         first = next(iter(self._changed_tests))
         return f"{first} cannot be imported or set up at base"
-
-    def _conftest_breaks(self, path: str, fix: bytes) -> str | None:
-        tree = pycode.parse(fix)
-        if tree is None:
-            return None
-        maps = (
-            ModuleMap(self.repository, self.candidate.base_commit, self._roots[0]),
-            ModuleMap(self.repository, self.candidate.fix_commit, self._roots[1]),
-        )
-        for module, name in pycode.module_imports(tree, ".".join(path.split("/")[:-1])):
-            if maps[1].has(module, name) and not maps[0].has(module, name):
-                return f"{module}.{name}".rstrip(".")
-        return None
 
     def tests_miss_change(self) -> str | None:
         """Whether no changed test can touch what changed, going by names."""
@@ -192,6 +186,10 @@ class Evidence:
 
 def _skipped(test: pycode.TestFunction) -> bool:
     return bool(_SKIPPED.search(test.decorators))
+
+
+def _package(path: str) -> str:
+    return ".".join(path.split("/")[:-1])
 
 
 def _is_sample(path: str) -> bool:

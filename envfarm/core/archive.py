@@ -55,11 +55,12 @@ def pack(files: Mapping[str, File]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(data: bytes, limits: ArchiveLimits | None = None) -> dict[str, File]:
+def unpack(data: bytes, limits: ArchiveLimits | None = None, *, regular_only: bool = False) -> dict[str, File]:
     """The files of a tar (plain, gzip, bzip2 or xz), in memory.
 
     Raises ``EnvfarmError`` (``archive_refused``) for a damaged archive, a name or a link that leaves the tree, a
-    device or a pipe, an entry below a file or a link, and for more than ``limits`` allows.
+    device or a pipe, an entry below a file or a link, and for more than ``limits`` allows. With ``regular_only``
+    links, devices and pipes are left out instead.
     """
     limits = limits or ArchiveLimits()
     files: dict[str, File] = {}
@@ -69,6 +70,8 @@ def unpack(data: bytes, limits: ArchiveLimits | None = None) -> dict[str, File]:
             for count, info in enumerate(tar, 1):
                 if count > limits.entries:
                     raise refused(f"it holds more than {limits.entries:,} entries")
+                if regular_only and not (info.isreg() or info.isdir()):
+                    continue
                 _take(tar, info, files)
     except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError) as error:
         # The boundary: every way in which the standard library calls an archive damaged becomes one reason.

@@ -8,7 +8,7 @@ from enum import StrEnum
 from envfarm.core.base import Noun
 from envfarm.core.ports import StageOutcome
 from envfarm.store import Store, queries
-from envfarm.store.rows import FunnelRow, Rate, RunRow
+from envfarm.store.rows import FunnelRow, Rate, RepoRow, RunRow
 
 from .rates import rungs
 
@@ -153,18 +153,11 @@ def overview(store: Store, run: RunRow, source: str = "", repo: str = "") -> Ove
     )
 
 
-def repositories(store: Store, run: str) -> list[RepoLine]:
-    """Every repository of a run: most published tasks first, then most candidates, then by name."""
-    lines: dict[str, dict[str, int]] = {}
-    columns = (("base", "healthy", "bases"), ("filter", "kept", "candidates"), ("validate", "valid", "validated"))
-    for stage, good, all_ in (*columns, ("publish", "published", "")):
-        for rate in queries.environment_success(store, run, "repo", stage):
-            line = lines.setdefault(rate.key, {})
-            line[good] = rate.k
-            if all_:
-                line[all_] = rate.n
-    found = [RepoLine.model_validate({"repo": repo, **numbers}) for repo, numbers in lines.items()]
-    return sorted(found, key=lambda line: (-line.published, -line.candidates, line.repo))
+def repositories(store: Store, run: str, limit: int, offset: int = 0) -> tuple[list[RepoLine], int]:
+    """A page of a run's repositories, most published tasks first, and how many there are."""
+    stages = ("base", "filter", "validate", "publish")
+    rows, total = queries.repositories(store, run, ("mine", "base"), stages, "publish", limit, offset)
+    return [_repo_line(row) for row in rows], total
 
 
 def stage_lines(rows: Iterable[FunnelRow], live: Mapping[str, Mapping[str, int]]) -> tuple[StageLine, ...]:
@@ -218,6 +211,21 @@ def _by_source(rows: Sequence[FunnelRow]) -> tuple[Rungs, ...]:
     for row in rows:
         by_source.setdefault(row.source, []).append(row)
     return tuple(_rungs(source, by_source[source]) for source in sorted(by_source) if source)
+
+
+def _repo_line(row: RepoRow) -> RepoLine:
+    done = {stage: outcomes.get(StageOutcome.done, 0) for stage, outcomes in row.counts.items()}
+    all_ = {stage: sum(outcomes.values()) for stage, outcomes in row.counts.items()}
+    return RepoLine(
+        repo=row.repo,
+        bases=all_.get("base", 0),
+        healthy=done.get("base", 0),
+        candidates=all_.get("filter", 0),
+        kept=done.get("filter", 0),
+        validated=all_.get("validate", 0),
+        valid=done.get("validate", 0),
+        published=done.get("publish", 0),
+    )
 
 
 def _published(rows: Iterable[FunnelRow]) -> dict[str, int]:

@@ -27,9 +27,10 @@ async def snapshot(task: Task, sandbox: Sandbox) -> Snapshot:
         stat = await sandbox.stat(f"{WORKDIR}/{path}")
         if stat is None or stat.kind not in ("file", "dir"):
             continue
-        for name, file in unpack(await sandbox.get(f"{WORKDIR}/{path}")).items():
+        files = unpack(await sandbox.get(f"{WORKDIR}/{path}"), regular_only=True)
+        for name, file in files.items():
             where = path if stat.kind == "file" else f"{path}/{name}"
-            if file.link is None and "__pycache__/" not in where:
+            if "__pycache__/" not in where:
                 contents[where] = file.data
     return contents
 

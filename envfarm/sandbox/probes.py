@@ -24,7 +24,7 @@ from envfarm.core.errors import EnvfarmError, ProviderError
 from .agent_binary import agent_binary
 from .local import LocalProvider
 from .local.binaries import find_bwrap
-from .local.cgroups import WANTED, parse_mounts
+from .local.cgroup_search import WANTED, parse_mounts
 
 _CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 _OPEN_FOR_WRITING = f"exec 2>/dev/null; true >> {_CORE_PATTERN}"
@@ -110,11 +110,7 @@ async def _boundary(provider: LocalProvider) -> Probe:
     inside, _ = await _in_box(provider, _OPEN_FOR_WRITING)
     detail = f"{_CORE_PATTERN} cannot be opened for writing in a box"
     if os.geteuid() == 0:
-        by_root = subprocess.run(
-            [find_bwrap(), "--unshare-all", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
-             "--", "/bin/sh", "-c", _OPEN_FOR_WRITING],
-            capture_output=True, check=False, timeout=_PROGRAM_SEC,
-        ).returncode  # fmt: skip
+        by_root = await asyncio.to_thread(_in_box_of_root, _OPEN_FOR_WRITING)
         detail += "; in one started by root it " + ("could be" if by_root == 0 else "could not be either")
     if inside == 0:
         detail = f"{_CORE_PATTERN} can be opened for writing in a box: it is no boundary"
@@ -252,6 +248,14 @@ async def _in_box(provider: LocalProvider, script: str, spec: BoxSpec | None = N
         return result.exit_code, result.stdout.decode(errors="replace")
     finally:
         await provider.release(box)
+
+
+def _in_box_of_root(script: str) -> int:
+    """Exit status of a script in a box as careless tools start it: by root, with every capability dropped."""
+    namespaces = [find_bwrap(), "--unshare-all", "--cap-drop", "ALL"]
+    mounts = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    command = [*namespaces, *mounts, "--", "/bin/sh", "-c", script]
+    return subprocess.run(command, capture_output=True, check=False, timeout=_PROGRAM_SEC).returncode
 
 
 @contextlib.contextmanager

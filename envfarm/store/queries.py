@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +22,7 @@ from envfarm.core.verdict import Outcome, Validation, Verdict
 from . import tables as t
 from .codec import load, load_value, unpack
 from .db import Store
-from .rows import EventRow, FunnelRow, Rate, ReasonRow, RunRow, TaskRow
+from .rows import EventRow, FunnelRow, Rate, ReasonRow, RepoRow, RunRow, TaskRow
 
 N = TypeVar("N", bound=BaseModel)
 
@@ -110,22 +111,27 @@ def events(
     where = [e.c.run == run]
     if before is not None:
         where.append(e.c.id < before)
-    for column, value in ((e.c.reason, reason), (e.c.repo, repo)):
-        if value is not None:
-            where.append(column == value)
-    if stage is None:
-        if outcome is not None:
-            where.append(e.c.outcome == outcome)
+    driving = e.c.repo if repo is not None else e.c.reason if reason is not None else None
+    if driving is not None:
+        for column, value in ((e.c.repo, repo), (e.c.reason, reason), (e.c.stage, stage), (e.c.outcome, outcome)):
+            if value is not None:
+                # Joined to nothing, a column is no index key: so the rows come in order from the driving one's index.
+                where.append((column if column is driving else column + "") == value)
         return _events(store, sa.select(e).where(*where), limit, offset)
-    # The index reads one stage and outcome in order; so a stage's page is merged from the heads of its outcomes.
+    # An index reads one stage and outcome in order; so a page is merged from the heads of those it may hold.
+    outcomes = [outcome] if outcome is not None else [str(item) for item in StageOutcome]
+    stages = [stage] if stage is not None else sorted({row.stage for row in reasons(store, run)})
     heads = [
         sa.select(e)
-        .where(*where, e.c.stage == stage, e.c.outcome == each)
+        .where(*where, e.c.stage == one, e.c.outcome == each)
         .order_by(e.c.id.desc())
         .limit(limit + offset)
         .subquery()
-        for each in ([outcome] if outcome is not None else [str(item) for item in StageOutcome])
+        for one in stages
+        for each in outcomes
     ]
+    if not heads:
+        return []
     merged = sa.union_all(*(sa.select(head) for head in heads)).subquery()
     return _events(store, sa.select(merged), limit, offset)
 
@@ -133,6 +139,31 @@ def events(
 def quarantined(store: Store, run: str, limit: int = 1000, offset: int = 0) -> list[EventRow]:
     """Items given up, with their last failure, newest first."""
     return events(store, run, outcome=StageOutcome.failed, limit=limit, offset=offset)
+
+
+def repositories(
+    store: Store, run: str, entry: Sequence[str], stages: Sequence[str], first: str, limit: int = 100, offset: int = 0
+) -> tuple[list[RepoRow], int]:
+    """A page of repositories with their ended items at ``stages``, and how many there are (0 beyond the last page).
+
+    A repository is there once it has ended one of the stages ``entry``. Those with most items done at the stage
+    ``first`` come first, then by name.
+    """
+    f = t.funnel_repos
+    done = sa.case(((f.c.stage == first) & (f.c.outcome == StageOutcome.done), f.c.n), else_=0)
+    here = (f.c.run == run) & f.c.stage.in_([*entry, first])
+    order = sa.func.sum(done).desc(), f.c.repo
+    page = _all(
+        store,
+        sa.select(f.c.repo, sa.func.count().over().label("total")).where(here).group_by(f.c.repo).order_by(*order)
+        .limit(limit).offset(offset),
+    )  # fmt: skip
+    counts: dict[str, dict[str, dict[StageOutcome, int]]] = {row.repo: {} for row in page}
+    wanted = (f.c.run == run) & f.c.stage.in_(stages) & f.c.repo.in_(list(counts))
+    group = (f.c.repo, f.c.stage, f.c.outcome)
+    for row in _all(store, sa.select(*group, _sum(f.c.n).label("n")).where(wanted).group_by(*group)):
+        counts[row.repo].setdefault(row.stage, {})[StageOutcome(row.outcome)] = row.n
+    return [RepoRow(repo=repo, counts=each) for repo, each in counts.items()], page[0].total if page else 0
 
 
 def candidate(store: Store, id: str) -> Candidate | None:

@@ -57,6 +57,14 @@ class ReasonRow(Noun):
     n: int
 
 
+class RepoRow(Noun):
+    """Ended items of one repository."""
+
+    repo: str
+    counts: dict[str, dict[StageOutcome, int]]
+    """Stage -> outcome -> items."""
+
+
 class TaskRow(Noun):
     """A task of a run and where it stands."""
 

@@ -53,7 +53,8 @@ class Transaction:
     @property
     def now(self) -> sa.ColumnElement[float]:
         """Epoch seconds, by :func:`clock`."""
-        return clock(self.dialect).params(clock_values(self.dialect))
+        values = clock_values(self.dialect)
+        return sa.literal(values["now"], sa.Float) if values else clock(self.dialect)
 
     def put_run(self, id: str, kind: str, config: dict[str, Any]) -> None:
         """A run and its resolved configuration. The time of the first call is kept."""

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -144,8 +145,6 @@ async def test_spec_that_cannot_be_used(provider: LocalProvider, change: dict[st
 
 @pytest.mark.parametrize("source", ["/etc", "../x", "envs/absent"])
 async def test_layer_that_cannot_be_used(provider: LocalProvider, source: str) -> None:
-    from datetime import UTC, datetime
-
     layers = (Layer(source=source, target="/env"),)
     environment = Environment(recipe_digest="x", toolchain="", layers=layers, built_at=datetime.now(UTC))
     with pytest.raises(ProviderError) as caught:
@@ -238,7 +237,7 @@ def test_program_that_fails_at_once(home: Path, program: str) -> None:
 
 
 def test_no_user_namespaces() -> None:
-    """A provider inside a box that may not make further user namespaces: the kernel's own refusal, not a made-up one."""
+    """A provider inside a box that may not make user namespaces: the kernel's own refusal, not a made-up one."""
     repository = str(Path(envfarm.__file__).resolve().parents[1])
     binds: list[str] = []
     for path in dict.fromkeys(str(Path(p).resolve()) for p in (sys.base_prefix, sys.prefix, repository)):
@@ -256,23 +255,26 @@ def test_no_user_namespaces() -> None:
     assert "sysctl" in done.stdout and "left: []" in done.stdout
 
 
-async def test_full_disk_at_start() -> None:
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A file system of 8 MB."""
     if os.geteuid() != 0:
         pytest.skip("a small disk can only be mounted by root")
-    disk = Path(tempfile.mkdtemp(prefix="envfarm-test-"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "envfarm-test", str(disk)], check=True)
-    try:
-        async with LocalProvider(disk) as provider:
-            with (disk / "ballast").open("wb", buffering=0) as file:
-                with pytest.raises(OSError):
-                    while True:
-                        file.write(b"\0" * 65536)
-            with pytest.raises(ProviderError) as caught:
-                await provider.acquire(BoxSpec())
-            assert_one_sentence(caught.value, Reason.disk_full, "--home")
-            (disk / "ballast").unlink()
-            assert await provider.list() == []
-            await provider.release(await provider.acquire(BoxSpec()))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-        disk.rmdir()
+    folder = Path(tempfile.mkdtemp(prefix="envfarm-test-"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "envfarm-test", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()
+
+
+async def test_full_disk_at_start(disk: Path) -> None:
+    async with LocalProvider(disk) as provider:
+        with (disk / "ballast").open("wb", buffering=0) as file, pytest.raises(OSError):
+            while True:
+                file.write(b"\0" * 65536)
+        with pytest.raises(ProviderError) as caught:
+            await provider.acquire(BoxSpec())
+        assert_one_sentence(caught.value, Reason.disk_full, "--home")
+        (disk / "ballast").unlink()
+        assert await provider.list() == []
+        await provider.release(await provider.acquire(BoxSpec()))

@@ -24,6 +24,7 @@ from envfarm.core.errors import ProviderError, Reason, SandboxError, Tier
 from envfarm.core.ports import Sandbox
 from envfarm.sandbox.local import LocalProvider
 from envfarm.sandbox.local.reaper import reap_box
+from envfarm.sandbox.local.seccomp import seccomp_filter
 
 from .local_home import open_home
 from .provider_suite import *  # noqa: F403
@@ -134,7 +135,7 @@ async def test_a_box_has_no_privileges(provider: LocalProvider) -> None:
     status = (await shell(box, "cat /proc/self/status; id -u")).stdout.decode()
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert f"{name}:\t0000000000000000" in status
-    assert "NoNewPrivs:\t1" in status and status.endswith("1000\n")
+    assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status and status.endswith("1000\n")
     probes = {
         "kernel setting": "true >> /proc/sys/kernel/core_pattern",
         "user namespace": "unshare -U true",
@@ -150,6 +151,25 @@ async def test_a_box_has_no_privileges(provider: LocalProvider) -> None:
     for name, script in probes.items():
         result = await shell(box, script)
         assert not result.ok, (name, result)
+    await provider.release(box)
+
+
+async def test_large_kernel_interfaces_are_out_of_reach(provider: LocalProvider) -> None:
+    if seccomp_filter() is None:
+        pytest.skip("no system call filter for this machine")
+    script = (
+        "import ctypes, os, platform; libc = ctypes.CDLL(None, use_errno=True)\n"
+        "def ask(number): return libc.syscall(number, 0, 0, 0, 0, 0), os.strerror(ctypes.get_errno())\n"
+        "keyctl = {'x86_64': 250, 'aarch64': 219}[platform.machine()]\n"
+        "print(ask(425), ask(keyctl), libc.getpid() > 0)\n"
+    )
+    python = Path("/usr/bin/python3")
+    if not python.exists():
+        pytest.skip("the system has no python3 to ask with")
+    box = await provider.acquire(BoxSpec())
+    result = await box.exec(ExecRequest(argv=(str(python), "-c", script)))
+    refused = "(-1, 'Operation not permitted')"
+    assert result.stdout.decode() == f"{refused} {refused} True\n", result
     await provider.release(box)
 
 
@@ -270,6 +290,20 @@ asyncio.run(main())
 """
 
 
+def _owner(home: Path, boxes: int) -> subprocess.Popen[str]:
+    """A process with that many busy boxes."""
+    child = subprocess.Popen([sys.executable, "-c", _CHILD, str(home), str(boxes)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    return child
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    child.kill()
+    child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
 def processes_below(root: Path) -> list[str]:
     """Command lines of living processes that have something to do with ``root``."""
     found: list[str] = []
@@ -294,19 +328,15 @@ def leftovers(home: Path, pids: list[int], ids: list[str]) -> list[str]:
 
 def test_nothing_is_left_after_kill_9() -> None:
     with open_home() as home:
-        child = subprocess.Popen([sys.executable, "-c", _CHILD, str(home), "8"], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+        child = _owner(home, 8)
         ids = [path.name for path in (home / "boxes").iterdir()]
         pids = _members(ids)
         assert len(ids) == 8 and len(pids) >= 8 * 4
-        child.kill()
-        child.wait()
+        _kill(child)
         killed_at = time.monotonic()
         while left := leftovers(home, pids, ids):
             assert time.monotonic() - killed_at < 5, left
             time.sleep(0.05)
-        child.stdout.close()
 
 
 def _members(ids: list[str]) -> list[int]:
@@ -321,16 +351,13 @@ def _members(ids: list[str]) -> list[int]:
 
 async def test_the_next_start_sweeps_what_a_killed_reaper_left() -> None:
     with open_home() as home:
-        child = subprocess.Popen([sys.executable, "-c", _CHILD, str(home), "2"], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        child = _owner(home, 2)
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 line = (entry / "cmdline").read_bytes()
                 if b"reap" in line and str(home).encode() in line:
                     os.kill(int(entry.name), signal.SIGKILL)
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        _kill(child)
         assert len(list((home / "boxes").iterdir())) == 2
         async with LocalProvider(home) as provider:
             assert await provider.list() == []

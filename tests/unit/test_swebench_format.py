@@ -126,7 +126,7 @@ def exact(value: Any) -> str:
         (b"\xff", "line 2, cannot be used: it is not UTF-8"),
         (b"[1]", "line 2, cannot be used: it is a list, not an object"),
         (b"null", "line 2, cannot be used: it is null, not an object"),
-        (b"[" * 100_000, "line 2, cannot be used: it is nested too deeply"),
+        (b"[" * 100_000, "line 2, cannot be used: it is not JSON (it is nested"),
         (json.dumps({**CLASSIC, "instance_id": ""}).encode(), "'instance_id' is empty"),
         (json.dumps({**CLASSIC, "patch": None}).encode(), "'patch' is null, not text"),
         (json.dumps({**CLASSIC, "version": 3.1}).encode(), "'version' is a number, not text"),

@@ -9,24 +9,11 @@ from random import Random
 from envfarm.core.verdict import TestStatus
 
 _WORDS = (
-    ("empty", "nested", "default", "simple", "round", "trip", "order", "unicode", "missing", "extra", "value", "values")
-    + (
-        "single",
-        "multiple",
-        "invalid",
-        "keeps",
-        "ignores",
-        "case",
-        "copy",
-        "merge",
-        "repeat",
-        "bounds",
-        "limit",
-        "first",
-    )
-    + ("last", "mixed", "plain", "long", "short", "options", "name", "path", "text", "number", "state", "restores")
-    + ("returns", "accepts", "handles", "preserves", "updates", "basic", "edge", "zero", "negative")
-)
+    "empty", "nested", "default", "simple", "round", "trip", "order", "unicode", "missing", "extra", "value",
+    "values", "single", "multiple", "invalid", "keeps", "ignores", "case", "copy", "merge", "repeat", "bounds",
+    "limit", "first", "last", "mixed", "plain", "long", "short", "options", "name", "path", "text", "number", "state",
+    "restores", "returns", "accepts", "handles", "preserves", "updates", "basic", "edge", "zero", "negative",
+)  # fmt: skip
 
 
 class Kind(StrEnum):

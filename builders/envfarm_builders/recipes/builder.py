@@ -148,7 +148,6 @@ class UvEnvironmentBuilder:
                 environment = await self._describe(sandbox, work, adjustments, repo)
             if not collection.tests:
                 raise _nothing_collected(collection, adjustments)
-            await run_step(sandbox, _compile_step(), {}, work.log)
         notes = (*work.recipe.provenance, *adjustments.notes)
         (work.staging / "build.json").write_text(json.dumps({"provenance": notes}, indent=1))
         return environment.model_copy(update={"build_sec": round(time.monotonic() - started, 2)})
@@ -246,11 +245,6 @@ class UvEnvironmentBuilder:
 
     def _timed(self, step: Step) -> Step:
         return step.model_copy(update={"timeout_sec": min(step.timeout_sec, self._config.install_timeout_sec)})
-
-
-def _compile_step() -> Step:
-    argv = (uv.PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", f"{ENV_DIR}/lib")
-    return Step(name="compile", argv=argv, timeout_sec=600)
 
 
 def _date_step() -> Step:

@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "VIRTUAL_ENV": ENV_DIR,
     "PATH": f"{ENV_DIR}/bin:{TOOLCHAIN_DIR}/bin:{BIN_DIR}:/usr/local/bin:/usr/bin:/bin",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "UV_COMPILE_BYTECODE": "1",
     "NO_COLOR": "1",
     # Trees carry no times, and a wheel cannot hold one before 1980.
     "SOURCE_DATE_EPOCH": "946684800",

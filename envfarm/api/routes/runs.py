@@ -33,7 +33,7 @@ def run(store: StoreDep, run: str, source: Filter = None, repo: Filter = None) -
 @router.get("/runs/{run}/repositories")
 def repositories(store: StoreDep, run: str, limit: Limit = 100, offset: Offset = 0) -> list[views.RepoLine]:
     """Repositories of a run, most published tasks first."""
-    return views.repositories(store, run_named(store, run).id)[offset : offset + limit]
+    return views.repositories(store, run_named(store, run).id, limit, offset)[0]
 
 
 @router.get("/runs/{run}/events")

@@ -37,10 +37,8 @@ def run_list(store: StoreDep, offset: Offset = 0) -> HTMLResponse:
 def run_page(store: StoreDep, run: str, source: Filter = "", repo: Filter = "") -> HTMLResponse:
     """The funnel and what it is made of."""
     view = overview(store, run_named(store, run), source, repo)
-    repos = repositories(store, run)
-    return HTMLResponse(
-        render("run.html", view=view, repos=repos[:REPOS_SHOWN], repo_count=len(repos), poll=_poll(view))
-    )
+    repos, count = repositories(store, run, REPOS_SHOWN)
+    return HTMLResponse(render("run.html", view=view, repos=repos, repo_count=count, poll=_poll(view)))
 
 
 @router.get("/runs/{run}/progress")
@@ -53,11 +51,8 @@ def run_progress(store: StoreDep, run: str, source: Filter = "", repo: Filter = 
 @router.get("/runs/{run}/repositories")
 def repository_page(store: StoreDep, run: str, offset: Offset = 0) -> HTMLResponse:
     """Every repository of a run."""
-    repos = repositories(store, run_named(store, run).id)
-    shown = repos[offset : offset + ROWS]
-    return HTMLResponse(
-        render("repositories.html", run=run, repos=shown, total=len(repos), offset=offset, size=ROWS)
-    )  # fmt: skip
+    repos, total = repositories(store, run_named(store, run).id, ROWS, offset)
+    return HTMLResponse(render("repositories.html", run=run, repos=repos, total=total, offset=offset, size=ROWS))
 
 
 @router.get("/runs/{run}/events")

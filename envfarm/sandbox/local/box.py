@@ -19,7 +19,7 @@ from envfarm.core.failpoints import failpoint
 from ..client import AgentSandbox, Connect
 from . import cgroups, spawn
 from .cgroups import Cgroups
-from .command import AGENT_FD, INFO_FD, LaunchPlan, launch_argv
+from .command import AGENT_FD, INFO_FD, SECCOMP_FD, LaunchPlan, launch_argv
 from .faults import os_failure, start_failure
 from .records import LOG, RECORD, SOCKET, BoxRecord, Process, parent_of, write_record
 
@@ -61,14 +61,14 @@ class Box:
         self._init_fd = -1
         self._ending: asyncio.Task[None] | None = None
 
-    async def start(self, command: Sequence[str]) -> None:
-        """Start ``command`` (bubblewrap's line) and wait for the agent's first answer.
+    async def start(self, command: Sequence[str], seccomp: bytes | None) -> None:
+        """Start ``command`` (bubblewrap's line, with a filter to read where there is one) and wait for the agent.
 
         Raises ``ProviderError``; when it does, or when the caller is cancelled, nothing is left.
         """
         try:
             failpoint("box.start.before")
-            await self._start(command)
+            await self._start(command, seccomp)
             failpoint("box.start.after")
         except OSError as error:
             await self._take_back()
@@ -77,36 +77,39 @@ class Box:
             await self._take_back()
             raise
 
-    async def _start(self, command: Sequence[str]) -> None:
+    async def _start(self, command: Sequence[str], seccomp: bytes | None) -> None:
         record, place = self.record, self._place
         self._folder.mkdir(mode=0o700)
         write_record(self._folder, record)
         place.cgroups.create(record.id, record.limits)
-        with contextlib.ExitStack() as ours:
-            listener = ours.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            listener.bind(place.socket_path(record.id))
-            listener.listen(_BACKLOG)
-            info_read, info_write = os.pipe2(os.O_CLOEXEC)
-            ours.callback(os.close, info_read)
-            with contextlib.ExitStack() as theirs:
-                theirs.callback(os.close, info_write)
+        with contextlib.ExitStack() as kept:
+            info, info_theirs = os.pipe2(os.O_CLOEXEC)
+            kept.callback(os.close, info)
+            # Only the box holds the listening end once this block is left: a box that dies makes a connection fail
+            # instead of hang.
+            with contextlib.ExitStack() as given:
+                given.callback(os.close, info_theirs)
+                listener = given.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                listener.bind(place.socket_path(record.id))
+                listener.listen(_BACKLOG)
+                fds = [(listener.fileno(), AGENT_FD), (info_theirs, INFO_FD)]
+                if seccomp is not None:
+                    fds.append((_readable(seccomp, given), SECCOMP_FD))
                 log = os.open(self._folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                theirs.callback(os.close, log)
+                given.callback(os.close, log)
                 launch = LaunchPlan(
                     agent=place.agent,
                     uid=place.uid,
                     cgroups=record.cgroups,
-                    fds=((listener.fileno(), AGENT_FD), (info_write, INFO_FD)),
+                    fds=tuple(fds),
                     file_size_bytes=record.limits.file_size_mb << 20,
                     die_with=None if record.detached else os.getpid(),
                 )
                 self._child = await spawn.start(
-                    launch_argv(launch, command), pass_fds=(listener.fileno(), info_write), stderr=log
+                    launch_argv(launch, command), pass_fds=tuple(ours for ours, _ in fds), stderr=log
                 )
-            # Only the box holds the listening end now: a box that dies makes a connection fail instead of hang.
-            listener.close()
             await self._first_answer(self._child)
-            init = json.loads(os.read(info_read, 4096))["child-pid"]
+            init = json.loads(os.read(info, 4096))["child-pid"]
         self._init_fd = os.pidfd_open(init)
         if parent_of(init) != self._child.pid:  # it ended, and its number is another's by now
             raise start_failure(self._log_tail(), None, place.uid)
@@ -189,3 +192,14 @@ class Box:
         # The failure that brought us here is the one to tell; a leftover is found by the next sweep.
         with contextlib.suppress(ProviderError, OSError):
             await self.end()
+
+
+def _readable(data: bytes, stack: contextlib.ExitStack) -> int:
+    """A descriptor that gives ``data`` once and ends: a pipe, which holds at least a page."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    stack.callback(os.close, read_end)
+    try:
+        os.write(write_end, data)
+    finally:
+        os.close(write_end)
+    return read_end

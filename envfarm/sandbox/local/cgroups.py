@@ -17,8 +17,6 @@ from pathlib import Path
 
 from envfarm.core.box import Limits
 
-WANTED = ("memory", "pids", "cpu")
-FOLDER = "envfarm"
 SUPERVISOR_TASKS = 128
 """Threads of the agent and bubblewrap: the subject is held to ``Limits.pids`` by a resource limit inside the box, and
 the cgroup leaves this much more, so that a fork bomb cannot starve the supervisor."""
@@ -48,10 +46,10 @@ class Cgroups:
     def create(self, box_id: str, limits: Limits) -> None:
         """Make a box's cgroups and write its limits. Raises ``OSError``; :func:`remove` takes back a partial one."""
         for controller, parent in self.v1.items():
-            _write(_make(parent / box_id), _v1_settings(controller, limits))
+            write(make(parent / box_id), v1_settings(controller, limits))
         if self.v2 is not None:
-            settings = [item for name in sorted(self.v2_controllers) for item in _v2_settings(name, limits)]
-            _write(_make(self.v2 / box_id), settings)
+            settings = [item for name in sorted(self.v2_controllers) for item in v2_settings(name, limits)]
+            write(make(self.v2 / box_id), settings)
 
     def oom_kills(self, box_id: str) -> int:
         """Processes of the box that the kernel has killed for want of memory; 0 where that is not counted."""
@@ -62,55 +60,13 @@ class Cgroups:
         return 0
 
 
-def find_cgroups(mounts: str | None = None, own: str | None = None) -> Cgroups:
-    """Probe, by making and removing a cgroup, which controllers can be used here."""
-    mounts = Path("/proc/self/mounts").read_text() if mounts is None else mounts
-    own = Path("/proc/self/cgroup").read_text() if own is None else own
-    v1_mounts, v2_mount = parse_mounts(mounts)
-    v1: dict[str, Path] = {}
-    problems: list[str] = []
-    for controller in WANTED:
-        if controller in v1_mounts:
-            parent = v1_mounts[controller] / FOLDER
-            if problem := _probe(parent, _v1_settings(controller, Limits())):
-                problems.append(f"{controller}: {problem}")
-            else:
-                v1[controller] = parent
-    v2, controllers = None, frozenset[str]()
-    left = frozenset(WANTED) - set(v1_mounts)
-    if v2_mount is not None and left:
-        v2, controllers, problem = _find_v2(v2_mount, own, left)
-        if problem:
-            problems.append(problem)
-    elif left:
-        problems.append(f"{', '.join(sorted(left))}: no hierarchy is mounted")
-    return Cgroups(v1=v1, v2=v2, v2_controllers=controllers, note="; ".join(problems))
-
-
-def parse_mounts(mounts: str) -> tuple[dict[str, Path], Path | None]:
-    """Version 1 controllers with their mount points, and version 2's, from the text of ``/proc/self/mounts``."""
-    v1: dict[str, Path] = {}
-    v2: Path | None = None
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) < 4:
-            continue
-        if fields[2] == "cgroup2":
-            v2 = v2 or Path(fields[1])
-        elif fields[2] == "cgroup":
-            for option in fields[3].split(","):
-                if option in WANTED:
-                    v1.setdefault(option, Path(fields[1]))
-    return v1, v2
-
-
 async def remove(paths: Iterable[Path], budget_sec: float = 2.0) -> list[Path]:
     """Remove empty cgroups; returns those that would not go. The kernel answers EBUSY for a moment after an exit."""
     stubborn: list[Path] = []
     deadline = time.monotonic() + budget_sec
     for path in paths:
         pause = 0.001
-        while not _try_remove(path):
+        while not try_remove(path):
             if time.monotonic() > deadline:
                 stubborn.append(path)
                 break
@@ -126,51 +82,7 @@ def remove_parents(cgroups: Cgroups) -> None:
             parent.rmdir()
 
 
-def _find_v2(mount: Path, own: str, wanted: frozenset[str]) -> tuple[Path | None, frozenset[str], str]:
-    inside = next((line[3:] for line in own.splitlines() if line.startswith("0::")), "/")
-    here = mount / inside.strip().lstrip("/")
-    # A delegated subtree ends somewhere above us; a cgroup that holds processes itself cannot hand on controllers.
-    problem = ""
-    for base in (*(p for p in (here, *here.parents) if p.is_relative_to(mount)),):
-        try:
-            there = wanted & set((base / "cgroup.controllers").read_text().split())
-            if not there or not os.access(base / "cgroup.procs", os.W_OK):
-                problem = problem or f"{', '.join(sorted(wanted))}: not delegated to this user"
-                continue
-            _enable(base, there)
-            parent = _make(base / FOLDER)
-            _enable(parent, there)
-        except OSError as error:
-            problem = problem or f"{', '.join(sorted(wanted))}: {error.strerror}"
-            continue
-        if failed := _probe(parent, [item for name in sorted(there) for item in _v2_settings(name, Limits())]):
-            problem = failed
-            continue
-        missing = wanted - there
-        return parent, there, f"{', '.join(sorted(missing))}: not delegated to this user" if missing else ""
-    return None, frozenset(), problem
-
-
-def _enable(folder: Path, controllers: frozenset[str]) -> None:
-    missing = controllers - set((folder / "cgroup.subtree_control").read_text().split())
-    if missing:
-        (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in sorted(missing)))
-
-
-def _probe(parent: Path, settings: list[tuple[str, str, bool]]) -> str:
-    path = parent / f"probe-{os.getpid()}-{time.monotonic_ns()}"
-    try:
-        _write(_make(path), settings)
-        if not os.access(path / "cgroup.procs", os.W_OK):
-            return "processes may not be moved"
-    except OSError as error:
-        return error.strerror or str(error)
-    finally:
-        _try_remove(path)
-    return ""
-
-
-def _make(path: Path) -> Path:
+def make(path: Path) -> Path:
     for _ in range(20):
         try:
             path.mkdir(mode=0o755)
@@ -184,7 +96,7 @@ def _make(path: Path) -> Path:
     raise OSError(errno.EBUSY, "the cgroup's parent keeps disappearing", str(path))
 
 
-def _write(path: Path, settings: list[tuple[str, str, bool]]) -> None:
+def write(path: Path, settings: list[tuple[str, str, bool]]) -> None:
     for name, value, required in settings:
         try:
             fd = os.open(path / name, os.O_WRONLY)
@@ -198,7 +110,7 @@ def _write(path: Path, settings: list[tuple[str, str, bool]]) -> None:
             os.close(fd)
 
 
-def _v1_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
+def v1_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
     """File, value, and whether the file must be there (swap accounting may be off)."""
     memory = str(limits.memory_mb << 20)
     return {
@@ -211,7 +123,7 @@ def _v1_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]
     }[controller]
 
 
-def _v2_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
+def v2_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
     return {
         "memory": [("memory.max", str(limits.memory_mb << 20), True), ("memory.swap.max", "0", False)],
         "pids": [("pids.max", str(limits.pids + SUPERVISOR_TASKS), True)],
@@ -219,7 +131,7 @@ def _v2_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]
     }[controller]
 
 
-def _try_remove(path: Path) -> bool:
+def try_remove(path: Path) -> bool:
     try:
         path.rmdir()
     except FileNotFoundError:

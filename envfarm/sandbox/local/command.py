@@ -13,6 +13,8 @@ AGENT_FD = 3
 """The listening socket, as the agent inherits it."""
 INFO_FD = 4
 """Where bubblewrap writes the host pid of the box's process 1."""
+SECCOMP_FD = 5
+"""Where bubblewrap reads the system call filter."""
 BOX_HOME = "/home/box"
 SCRATCH = (("/tmp", "1777"), (BOX_HOME, "0755"))
 """Scratch areas of every box besides its work directory, and their modes."""
@@ -42,6 +44,8 @@ class BoxPlan:
     scratch_bytes: int
     env: dict[str, str] = field(default_factory=dict)
     share_net: bool = False
+    seccomp: bool = True
+    """Whether there is a system call filter to read."""
     die_with_parent: bool = True
 
 
@@ -53,6 +57,8 @@ def box_argv(plan: BoxPlan) -> list[str]:
         "--disable-userns", "--cap-drop", "ALL", "--new-session", "--as-pid-1", "--hostname", "box",
         "--info-fd", str(INFO_FD), "--clearenv",
     ]  # fmt: skip
+    if plan.seccomp:
+        args += ["--seccomp", str(SECCOMP_FD)]
     if plan.share_net:
         args.append("--share-net")
     if plan.die_with_parent:

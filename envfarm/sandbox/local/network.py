@@ -5,7 +5,6 @@ Values are read from this process's environment and the clients' own files at th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

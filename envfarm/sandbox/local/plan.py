@@ -30,6 +30,7 @@ class Host:
     binaries: Binaries
     root: tuple[str, ...]
     reach: Reach
+    seccomp: bytes | None
 
 
 def plan_box(spec: BoxSpec, host: Host, *, detached: bool = False, environ: Mapping[str, str] = os.environ) -> BoxPlan:
@@ -60,6 +61,7 @@ def plan_box(spec: BoxSpec, host: Host, *, detached: bool = False, environ: Mapp
         scratch_bytes=spec.limits.disk_mb << 20,
         env=env,
         share_net=share_net,
+        seccomp=host.seccomp is not None,
         die_with_parent=not detached,
     )
 

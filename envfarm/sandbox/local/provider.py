@@ -21,7 +21,8 @@ from . import reaper
 from .binaries import find_bwrap, install
 from .box import Box, Place
 from .capabilities import describe
-from .cgroups import Cgroups, find_cgroups, remove_parents
+from .cgroup_search import find_cgroups
+from .cgroups import Cgroups, remove_parents
 from .command import box_argv
 from .faults import os_failure
 from .plan import Host, plan_box
@@ -29,6 +30,7 @@ from .reach import Reach
 from .records import BoxRecord, now, own_process, pid_namespace, read_record, read_records
 from .root import install_etc, system_root
 from .sandbox import LocalSandbox, cgroups_of
+from .seccomp import seccomp_filter
 
 
 class LocalProvider:
@@ -107,7 +109,7 @@ class LocalProvider:
             detached=detached,
         )
         box = Box(place, record)
-        await box.start(command)
+        await box.start(command, host.seccomp)
         return box
 
     async def release(self, sandbox: Sandbox) -> None:
@@ -151,7 +153,7 @@ class LocalProvider:
             reach.require(path, "The home folder's program")
         found = find_cgroups() if self._config.use_cgroups else Cgroups(note="switched off in the configuration")
         root = system_root(binaries.empty, install_etc(self._home))
-        self._host = Host(home=self._home, binaries=binaries, root=root, reach=reach)
+        self._host = Host(home=self._home, binaries=binaries, root=root, reach=reach, seccomp=seccomp_filter())
         if leftover := reaper.reap_stale(binaries.agent, boxes):
             self._notes.append(f"Boxes of an earlier process could not be removed: {leftover}")
         self._reaper = reaper.Reaper(binaries.agent, boxes, self._instance)

@@ -22,7 +22,7 @@ class Reaper:
         read_end, self._write_end = os.pipe2(os.O_CLOEXEC)
         argv = [str(agent), "reap", "--boxes", str(boxes), "--provider", provider]
         try:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(
                 argv,
                 stdin=read_end,
                 stdout=subprocess.DEVNULL,
@@ -82,7 +82,7 @@ def watch_detached(agent: Path, folder: Path) -> None:
 
 
 def _reap(agent: Path, *args: str) -> str:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [str(agent), "reap", *args], env={}, cwd="/", capture_output=True, text=True, timeout=_REAP_SEC, check=False
     )
     return done.stderr.strip() if done.returncode != 0 else ""

@@ -131,7 +131,7 @@ def own_process() -> Process:
 
 def pid_namespace() -> str:
     """The name of the pid namespace we are in."""
-    return os.readlink("/proc/self/ns/pid")
+    return str(Path("/proc/self/ns/pid").readlink())
 
 
 def now() -> datetime:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -43,7 +42,7 @@ def system_root(empty: Path, etc: Path) -> tuple[str, ...]:
     for name in _LINKS:
         path = Path("/") / name
         if path.is_symlink():
-            args += ["--symlink", os.readlink(path).lstrip("/"), str(path)]
+            args += ["--symlink", str(path.readlink()).lstrip("/"), str(path)]
         elif path.is_dir():
             args += ["--ro-bind", str(path), str(path)]
     for path in hidden_paths():

@@ -42,7 +42,7 @@ class Spawner:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                process = subprocess.Popen(  # noqa: S603
+                process = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
