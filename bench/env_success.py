@@ -3,12 +3,14 @@
     python bench/env_success.py 2026-11-24 --n 40 --json out.json
 
 The draw: names of ``bench/data/top_packages.txt`` (its first 1,000), in order of ``sha256(name + DATE)``. A package is
-looked at by downloading its newest source archive; one without tests of its own is passed over (counted, listed), until
-``--n`` packages with tests were tried. Nothing else is ever passed over: an archive that cannot be read is a failure.
+looked at by downloading its newest source archive, until ``--n`` packages were tried. Passed over (counted, listed with
+the reason) are archives without tests, and those that carry a part of their suite only: their test files import modules
+of the suite's own that are not in the archive, or use fixtures while there is no conftest.py (``detect/gaps.py``: read
+from the files, before anything is built). Nothing else is ever passed over.
 
-Rungs, each over the ``n`` packages tried: *installs*; *collects* at least one test; *passes*: at least 85 % of the tests
-that ran (skipped ones did not) pass at base, where a test file that did not collect counts as one failed test. A suite
-that does not end within ``--timeout`` is judged on what finished, if that is at least 30 tests, and marked ``~``.
+Rungs, each over the ``n`` packages tried: *installs*; *collects* at least one test; *passes*: at least 85 % of the
+tests that ran (skipped ones did not) pass at base, where a test file that did not collect counts as one failed test.
+A suite that does not end within ``--timeout`` is judged on what finished, if that is 30 tests or more, marked ``~``.
 Boxes have no network: tests that need one fail. No model is asked anything.
 """
 
@@ -23,9 +25,17 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from envfarm_builders.recipes.builder import UvEnvironmentBuilder
+from envfarm_builders.recipes.detect import detect
+from envfarm_builders.recipes.detect.gaps import suite_gaps
+from envfarm_builders.recipes.detect.layout import carries_tests
+from envfarm_builders.repos.pypi import latest_sdist
+from envfarm_verifiers.runner import PytestRunner
 
 from envfarm.core.archive import unpack
 from envfarm.core.box import Limits
@@ -35,11 +45,6 @@ from envfarm.core.stats import wilson
 from envfarm.core.verdict import RunOutcome, TestReport, TestStatus
 from envfarm.sandbox.local import LocalProvider
 from envfarm.store.blobs import FsspecBlobs
-from envfarm_builders.recipes.builder import UvEnvironmentBuilder
-from envfarm_builders.recipes.detect import detect
-from envfarm_builders.recipes.detect.layout import carries_tests
-from envfarm_builders.repos.pypi import latest_sdist
-from envfarm_verifiers.runner import PytestRunner
 
 POPULATION = 1000
 RUNGS = ("installs", "collects", "passes")
@@ -93,7 +98,7 @@ class Bench:
         self._runner = runner
         self._timeout_sec = timeout_sec
         self._logs = logs
-        self.without_tests: list[str] = []
+        self.passed_over: dict[str, str] = {}
         self.outcomes: list[Outcome] = []
 
     async def run(self, names: Iterator[str], wanted: int, workers: int) -> None:
@@ -111,7 +116,6 @@ class Bench:
                     return
                 outcome = await self._package(name)
                 if outcome is None:
-                    self.without_tests.append(name)
                     slots.release()
                     continue
                 self.outcomes.append(outcome)
@@ -122,6 +126,10 @@ class Bench:
 
         await asyncio.gather(*(work() for _ in range(workers)))
 
+    def _pass_over(self, name: str, reason: str) -> None:
+        self.passed_over[name] = reason
+        print(f"          {name[:34]:<34} passed over: {reason}", file=sys.stderr, flush=True)
+
     async def _package(self, name: str) -> Outcome | None:
         outcome = Outcome(name)
         log: list[str] = []
@@ -129,7 +137,9 @@ class Bench:
             version, released_at, tree = await asyncio.to_thread(latest_sdist, name, self._home / "cache")
             files = {path: file.data for path, file in unpack(tree).items() if file.link is None}
             if not carries_tests(files):
-                return None
+                return self._pass_over(name, "no tests")
+            if gaps := suite_gaps(files):
+                return self._pass_over(name, f"suite incomplete: {', '.join(gaps[:3])}")
             outcome.version = version
             recipe = detect(files, version=version, released_at=released_at, interpreters=self._builder.interpreters)
             log += recipe.provenance
@@ -143,7 +153,7 @@ class Bench:
             judge(outcome, report)
         except BuilderError as error:
             if error.reason is Reason.no_sdist:
-                return None
+                return self._pass_over(name, "no source archive")
             outcome.installs = error.reason is Reason.collect_failed
             outcome.reason, outcome.message = error.reason.value, str(error)
             log += [str(error), error.detail]
@@ -195,8 +205,15 @@ def summary(bench: Bench, wall_sec: float, cpu_sec: float) -> dict[str, object]:
     for name in RUNGS:
         count = sum(getattr(outcome, name) for outcome in bench.outcomes)
         low, high = wilson(count, n)
-        rungs[name] = {"count": count, "of": n, "share": count / n if n else 0.0, "low": low, "high": high, "bar": BARS[name]}
-    return {"rungs": rungs, "without_tests": bench.without_tests, "wall_sec": round(wall_sec, 1), "cpu_sec": round(cpu_sec, 1)}
+        rungs[name] = {
+            "count": count,
+            "of": n,
+            "share": count / n if n else 0.0,
+            "low": low,
+            "high": high,
+            "bar": BARS[name],
+        }
+    return {"rungs": rungs, "passed_over": bench.passed_over, "wall_sec": round(wall_sec), "cpu_sec": round(cpu_sec)}
 
 
 def show(figures: dict, outcomes: list[Outcome]) -> None:
@@ -204,7 +221,8 @@ def show(figures: dict, outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         if not outcome.passes:
             print(f"{outcome.name} {outcome.version}: {outcome.reason}: {outcome.message}".replace("\n", " "))
-    print(f"passed over without tests: {len(figures['without_tests'])} ({', '.join(figures['without_tests'])})")
+    for reason, count in Counter(each.partition(":")[0] for each in figures["passed_over"].values()).items():
+        print(f"passed over, {reason}: {count}")
     for name, rung in figures["rungs"].items():
         verdict = "holds" if rung["share"] >= rung["bar"] else "MISSED"
         print(

@@ -34,9 +34,7 @@ def draft(repository: Repository, candidate: Candidate, blobs: BlobStore) -> Tas
         for change in candidate.changes
         if change.old_path and change.old_path not in fixed and classify(change.old_path, roots) in TEST_SIDE
     }
-    test_patch = repository.diff(
-        candidate.base_commit, candidate.fix_commit, touched(candidate.changes, test_side)
-    )
+    test_patch = repository.diff(candidate.base_commit, candidate.fix_commit, touched(candidate.changes, test_side))
     return Task(
         id=candidate.id,
         kind=_kind(candidate),

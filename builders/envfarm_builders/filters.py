@@ -62,6 +62,8 @@ def _too_many_lines(evidence: Evidence, config: BuildConfig) -> str | None:
 
 
 def _merge_or_revert(evidence: Evidence, _: BuildConfig) -> str | None:
+    if evidence.candidate.repo.startswith("pypi:"):
+        return None  # releases are what that repository is made of
     return intent.housekeeping(evidence.message)
 
 
@@ -76,7 +78,10 @@ def _short_statement(evidence: Evidence, config: BuildConfig) -> str | None:
 
 def _unreadable(evidence: Evidence, _: BuildConfig) -> str | None:
     broken = evidence.unparsable()
-    return f"{broken} is not Python 3" if broken else None
+    if broken:
+        return f"{broken} is not Python 3"
+    module = evidence.test_submodule()
+    return f"tests need the submodule {module}, which a tree does not carry" if module else None
 
 
 def _no_behaviour_change(evidence: Evidence, _: BuildConfig) -> str | None:
@@ -91,10 +96,6 @@ def _no_new_assertions(evidence: Evidence, _: BuildConfig) -> str | None:
 
 def _need_new_names(evidence: Evidence, _: BuildConfig) -> str | None:
     return evidence.needs_new_names()
-
-
-def _cannot_fail(evidence: Evidence, _: BuildConfig) -> str | None:
-    return evidence.tests_miss_change()
 
 
 RULES: tuple[Rule, ...] = (
@@ -114,16 +115,26 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         RejectReason.merge_or_revert,
-        "A merge of another line, a revert, a release or version bump, a dependency update by a bot, formatting.",
+        "The commit's own first line announces a merge of another line, a revert, a release or version bump, a bot's "
+        "update, formatting, typing, documentation, a refactoring, speed, or the end of support for an old Python.",
         _merge_or_revert,
     ),
-    Rule(RejectReason.no_statement, "No changelog entry or message remains once search keys are taken out.", _no_statement),
+    Rule(
+        RejectReason.no_statement,
+        "No changelog entry or message remains once search keys are taken out.",
+        _no_statement,
+    ),
     Rule(
         RejectReason.short_statement,
         "The statement is shorter than {min_statement_chars} characters once search keys are taken out.",
         _short_statement,
     ),
-    Rule(RejectReason.unreadable, "A changed Python file, or an object of the repository, cannot be read.", _unreadable),
+    Rule(
+        RejectReason.unreadable,
+        "A changed Python file is not Python 3, an object of the repository is damaged, or test data lies in a "
+        "submodule.",
+        _unreadable,
+    ),
     Rule(
         RejectReason.no_behaviour_change,
         "The product differs in comments, docstrings, annotations, import order or version strings only.",
@@ -140,11 +151,6 @@ RULES: tuple[Rule, ...] = (
         "Every changed test needs, when its module or a fixture of it is set up, a name that only the fix brings: it "
         "could not fail before, only break.",
         _need_new_names,
-    ),
-    Rule(
-        RejectReason.no_new_assertions,
-        "No changed test shares a name with the changed code, so none can tell the two states apart.",
-        _cannot_fail,
     ),
 )
 """In the order in which they are asked. ``duplicate`` comes last and needs memory: see :class:`StaticFilter`."""

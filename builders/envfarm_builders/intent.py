@@ -1,29 +1,53 @@
-"""What a commit message says it is about, where that alone rules a task out."""
+"""What a commit message's first line says the commit is about, where that alone rules a task out."""
 
 from __future__ import annotations
 
 import re
 
-_PREFIX = r"^\s*(?:\[[^\]]*\]\s*|[\w/]+(?:\([\w ,/-]*\))?!?:\s*)?"
-_HOUSEKEEPING: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("a merge of another line", re.compile(r"^Merge (?:remote-tracking )?(?:branch|tag|commit)\b", re.I)),
-    ("a revert", re.compile(rf'{_PREFIX}revert(?:s|ed|ing)?\b|^Revert "', re.I)),
-    ("a release", re.compile(rf"{_PREFIX}(?:release|bump|prepare|start|begin|tag|cut)[\w ]*(?:version|release)?\s*(?:to\s+)?v?\d+\.\d+[\w.+-]*\s*$", re.I)),
-    ("a version bump", re.compile(rf"{_PREFIX}(?:bump|update|increase|increment)\s+(?:the\s+)?version\b", re.I)),
-    ("a dependency update", re.compile(rf"{_PREFIX}(?:bump|update|upgrade|pin)\s+[\w./@\[\]-]+\s+(?:from|requirement)\b", re.I)),
-    ("a bot's update", re.compile(r"^\s*\[(?:pre-commit\.ci|bot)\]|^\s*Scheduled (?:bi)?weekly dependency update|^chore\(deps", re.I)),
-    ("formatting", re.compile(rf"{_PREFIX}(?:run|apply|use|switch to|reformat|format(?:ted|ting)?|blacken|lint|isort|pyupgrade|flake8)\b[^.\n]{{0,30}}\b(?:black|isort|ruff|pyupgrade|flake8|autopep8|yapf|lint\w*|formatt?\w*|pre-commit|pylint)\b", re.I)),
-    ("typing", re.compile(r"^\s*(?:typing|types?|mypy|pyright)(?:\([\w ,/-]*\))?!?:|^\s*(?:add|fix|improve|update|complete)\s+(?:\w+\s+){0,2}(?:type (?:hints?|annotations?)|typing|annotations|type stubs)\b", re.I)),
-    ("documentation, tests or tooling", re.compile(r"^\s*(?:docs?|tests?|ci|build|style|chore)(?:\([\w ,/-]*\))?!?:\s", re.I)),
-    ("a refactoring", re.compile(rf"^\s*(?:refactor\w*|clean[- ]?up|perf)(?:\([\w ,/-]*\))?!?:|{_PREFIX}(?:refactor(?:ed|ing|s)?|clean(?:ed|ing)?[ -]?up|code clean-?up|reorgani[sz]e|rename|moderni[sz]e)\b", re.I)),
-    ("the end of support for an old version", re.compile(rf"{_PREFIX}(?:drop|remove|end|deprecate)(?:s|ped|d|ping)?\s+(?:\w+\s+){{0,3}}(?:support\s+(?:for\s+)?)?(?:EOL\s+)?(?:Python|Py|PyPy|CPython)[ -]?\d", re.I)),
-)  # fmt: skip
+_VERBS = r"(?:s|es|ed|d|ing|ped|ping)?"
+_SCOPE = r"(?:\([\w ,./-]*\))?!?:"
+_LEAD = rf"^\s*(?:\[[^\]]*\]\s*|[\w/]+{_SCOPE}\s*)?"
+"""An optional ``[tag]`` or ``type(scope):`` before the sentence."""
+_TOOLS = r"black|isort|ruff|pyupgrade|flake8|autopep8|yapf|pylint|pre-?commit|lint\w*|pep-?8"
+
+_UPKEEP: tuple[tuple[str, str], ...] = (
+    ("a merge of another line", r"^Merge (?:remote-tracking )?(?:branch|tag|commit)\b"),
+    ("a revert", rf"{_LEAD}revert{_VERBS}\b|^Revert \""),
+    ("a release", rf"{_LEAD}(?:release|bump|prepare|start|begin|tag|cut)[\w ]*(?:to\s+)?v?\d+\.\d+[\w.+-]*\s*$"),
+    ("a version bump", rf"{_LEAD}(?:bump|update|increase|increment){_VERBS}\s+(?:the\s+)?version\b"),
+    ("a dependency update", rf"{_LEAD}(?:bump|update|upgrade|pin){_VERBS}\s+[\w./@\[\]-]+\s+(?:from|requirement)\b"),
+    ("a bot's update", r"^\s*\[(?:pre-commit\.ci|bot)\]|^\s*scheduled (?:bi)?weekly dependency|^\s*chore\(deps"),
+    (
+        "formatting",
+        rf"{_LEAD}(?:run|apply|use|switch to|reformat|format|blacken|fix){_VERBS}\b[^.\n]{{0,30}}\b(?:{_TOOLS})\b",
+    ),
+    ("typing", rf"^\s*(?:typing|types?|mypy|pyright){_SCOPE}"),
+    (
+        "typing",
+        r"^\s*(?:add|fix|improve|update|complete)\w*\s+(?:\w+\s+){0,2}"
+        r"(?:type[ -]?(?:hint|annotation|stub)s?|typing|annotations)\b",
+    ),
+    ("documentation, tests or tooling", rf"^\s*(?:docs?|tests?|ci|build|style|chore){_SCOPE}\s"),
+    ("a refactoring", rf"^\s*(?:refactor\w*|clean[- ]?up){_SCOPE}"),
+    ("a refactoring", rf"{_LEAD}(?:(?:code )?(?:clean{_VERBS}[ -]?up|refactor{_VERBS})|reorgani[sz]e|moderni[sz]e)\b"),
+    ("speed", rf"^\s*perf\w*{_SCOPE}|\bO\((?:1|n|log)[^)]*\)|{_LEAD}(?:speed{_VERBS}[ -]?up|optimi[sz]e{_VERBS})\b"),
+    (
+        "speed",
+        rf"{_LEAD}(?:improve|increase|boost){_VERBS}\s+(?:[\w.`]+\s+){{0,3}}(?:performance|speed)\b|^\s*faster\b",
+    ),
+    (
+        "the end of support for an old version",
+        rf"{_LEAD}(?:drop|remove|end|deprecate){_VERBS}\s+(?:\w+\s+){{0,3}}(?:support\s+(?:for\s+)?)?(?:EOL\s+)?"
+        r"(?:Python|Py|PyPy|CPython)[ -]?\d",
+    ),
+)
+_PATTERNS = tuple((what, re.compile(pattern, re.IGNORECASE)) for what, pattern in _UPKEEP)
 
 
 def housekeeping(message: str) -> str | None:
-    """What kind of upkeep the first line of a message announces, or None."""
+    """What kind of upkeep the first line of a message announces, with the line; or None."""
     first = message.strip().partition("\n")[0]
-    for what, pattern in _HOUSEKEEPING:
+    for what, pattern in _PATTERNS:
         if pattern.search(first):
             return f"{what}: {first[:80]}"
     return None

@@ -11,6 +11,7 @@ from envfarm.core.ids import task_id
 from envfarm.core.ports import IssueSource, Repository
 from envfarm.core.source import Candidate, Commit, FileChange, Issue, IssueKind
 
+from .intent import housekeeping
 from .split import PathKind, classify, source_paths
 
 
@@ -54,7 +55,9 @@ class RepositoryMiner:
         tests = tuple(path for path, kind in kinds.items() if kind is PathKind.test)
         issue = None
         if source and tests:
-            issue = next((found for asked in sources if (found := asked.issue(repository, base, fix))), None)
+            issue = _upkeep(repository, fix) or next(
+                (found for asked in sources if (found := asked.issue(repository, base, fix))), None
+            )
         return Candidate(
             id=candidate_id(repository, fix),
             repo=repository.ref,
@@ -68,6 +71,15 @@ class RepositoryMiner:
             source_files=source,
             test_files=tests,
         )
+
+
+def _upkeep(repository: Repository, fix: Commit) -> Issue | None:
+    """The commit's own message where its first line announces upkeep. A changelog entry that the commit also touches
+    would hide that from the filter. Releases of a package are no upkeep: they are what that repository is made of."""
+    if repository.ref.startswith("pypi:") or not housekeeping(fix.message):
+        return None
+    title, _, body = fix.message.partition("\n")
+    return Issue(kind=IssueKind.commit, title=title, body=body.strip(), reference=fix.id)
 
 
 def candidate_id(repository: Repository, fix: Commit) -> str:

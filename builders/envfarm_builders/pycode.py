@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _TYPING = frozenset({"typing", "typing_extensions", "collections.abc", "_typeshed", "types"})
@@ -52,19 +52,17 @@ def _normalised(tree: ast.Module, source: bytes, other: Counter[str]) -> tuple[l
             left[text] -= 1
         else:
             kept.append(node)
-    body = _Normaliser().visit(copy.deepcopy(ast.Module(kept, []))).body if kept else []
+    body = Normaliser().visit(copy.deepcopy(ast.Module(kept, []))).body if kept else []
     imports = sorted({ast.dump(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)})
-    return imports, [
-        ast.dump(node) for node in body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Pass)
-    ]
+    return imports, [ast.dump(node) for node in body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Pass)]
 
 
 def _texts(tree: ast.Module, source: bytes) -> list[str]:
     lines = source.decode("utf-8", "replace").splitlines()
-    return [_text(node, lines) for node in tree.body]
+    return [text_of(node, lines) for node in tree.body]
 
 
-def _text(node: ast.stmt, lines: list[str]) -> str:
+def text_of(node: ast.stmt, lines: list[str]) -> str:
     decorators = getattr(node, "decorator_list", [])
     first = min([node.lineno, *(item.lineno for item in decorators)])
     return "\n".join(lines[first - 1 : node.end_lineno])
@@ -102,90 +100,9 @@ def identifiers(node: ast.AST) -> set[str]:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class TestFunction:
-    """A test of a module and everything in the module that it rests on."""
-
-    __test__ = False
-
-    name: str
-    """``Class.test_x`` or ``test_x``."""
-    text: str
-    """Its source and that of every helper, constant and fixture of the module that it reaches."""
-    nodes: tuple[ast.stmt, ...]
-    """The same as trees, its own first."""
-    identifiers: frozenset[str]
-    """Of the function's own body."""
-    fixtures: frozenset[str]
-    """Identifiers in fixtures and set-up methods of the module that run before it."""
-    decorators: str
-    """Source of its own and its class's decorators."""
-
-    @cached_property
-    def meaning(self) -> str:
-        """Equal for tests that differ in name, comments, annotations or layout only."""
-        own, *rest = (ast.dump(_Normaliser().visit(copy.deepcopy(node))) for node in self.nodes)
-        return "\n".join([own.replace(f"name='{self.name.rpartition('.')[2]}'", "name=''", 1), *rest])
-
-
-@dataclass
-class TestModule:
-    """Tests of one module and what importing it takes."""
-
-    __test__ = False
-
-    tests: list[TestFunction]
-    imports: list[tuple[str, str]]
-    """``(module, name)`` imported when the module is; name '' for ``import module``. Guarded imports are left out."""
-    import_time: set[str]
-    """Attributes and keywords evaluated when the module is imported: decorators, defaults, class bodies, constants."""
-
-
-def test_module(source: bytes, package: str = "") -> TestModule | None:
-    """Read a test module; None if it is not Python 3. ``package`` resolves its relative imports."""
-    tree = parse(source)
-    if tree is None:
-        return None
-    lines = source.decode("utf-8", "replace").splitlines()
-    helpers = {
-        name: node
-        for node in _all_statements(tree.body)
-        if not isinstance(node, ast.Import | ast.ImportFrom) and not _is_test(node)
-        for name in _bound(node)
-    }
-    reach = {name: identifiers(node) for name, node in helpers.items()}
-    tests = [_test(owner, function, lines, helpers, reach) for owner, function in _functions(tree)]
-    return TestModule(tests, list(module_imports(tree, package)), _import_time(tree))
-
-
-def _test(
-    owner: ast.ClassDef | None,
-    function: ast.FunctionDef | ast.AsyncFunctionDef,
-    lines: list[str],
-    helpers: dict[str, ast.stmt],
-    reach: dict[str, set[str]],
-) -> TestFunction:
-    own = identifiers(function)
-    # A class that holds tests is not itself something its tests rest on: only its other members are.
-    shared = [item for item in owner.body if not _is_test(item)] if owner else []
-    used = own.union(*(identifiers(item) for item in [*shared, *(owner.bases if owner else [])]))
-    rest = [helpers[name] for name in sorted(_closure(used, reach)) if not _holds_tests(helpers[name])]
-    nodes = (function, *shared, *rest)
-    return TestFunction(
-        name=f"{owner.name}.{function.name}" if owner else function.name,
-        text="\n".join(_text(node, lines) for node in nodes),
-        nodes=nodes,
-        identifiers=frozenset(own),
-        fixtures=frozenset(_fixture_identifiers(function, owner, helpers, reach)),
-        decorators="\n".join(
-            ast.unparse(item) for item in [*function.decorator_list, *(owner.decorator_list if owner else [])]
-        ),
-    )
-
-
 def module_imports(tree: ast.Module, package: str = "") -> Iterator[tuple[str, str]]:
     """Unguarded imports that run when the module is imported."""
-    for node in _import_time_statements(tree.body):
+    for node in import_time_statements(tree.body):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, ""
@@ -221,15 +138,17 @@ def offer(source: bytes) -> Offer:
         return Offer(frozenset(), frozenset(), (), unknown=True)
     names: set[str] = set()
     stars: list[tuple[int, str]] = []
-    for node in _all_statements(tree.body):
+    for node in statements(tree.body):
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             stars.append((node.level, node.module or ""))
-        names.update(_bound(node))
-    dynamic = "__getattr__" in names or any(isinstance(node, ast.Name) and node.id == "globals" for node in ast.walk(tree))
+        names.update(bound(node))
+    dynamic = "__getattr__" in names or any(
+        isinstance(node, ast.Name) and node.id == "globals" for node in ast.walk(tree)
+    )
     return Offer(frozenset(names), words(source) if dynamic else frozenset(), tuple(stars))
 
 
-class _Normaliser(ast.NodeTransformer):
+class Normaliser(ast.NodeTransformer):
     """Takes out what has no effect on what a test can see."""
 
     def _body(self, body: list[ast.stmt]) -> list[ast.stmt]:
@@ -313,51 +232,31 @@ def _is_literal(node: ast.AST) -> bool:
     return all(isinstance(child, ast.Constant | ast.Tuple | ast.List | ast.Load) for child in ast.walk(node))
 
 
-def _is_test(node: ast.AST) -> bool:
-    return isinstance(node, FUNCTIONS) and node.name.startswith("test")
-
-
-def _holds_tests(node: ast.AST) -> bool:
-    return isinstance(node, ast.ClassDef) and any(_is_test(item) for item in node.body)
-
-
-def _functions(
-    tree: ast.Module,
-) -> Iterator[tuple[ast.ClassDef | None, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    for node in _all_statements(tree.body):
-        if isinstance(node, FUNCTIONS) and _is_test(node):
-            yield None, node
-        elif isinstance(node, ast.ClassDef):
-            for item in node.body:
-                if isinstance(item, FUNCTIONS) and _is_test(item):
-                    yield node, item
-
-
-def _all_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Statements of a body and of the blocks in it, but not of definitions."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try):
             for name in ("body", "orelse", "finalbody"):
-                yield from _all_statements(getattr(node, name, []))
+                yield from statements(getattr(node, name, []))
             for handler in getattr(node, "handlers", []):
-                yield from _all_statements(handler.body)
+                yield from statements(handler.body)
 
 
-def _import_time_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """:func:`_all_statements`, less what a ``try`` guards and what only type checkers see."""
+def import_time_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """:func:`statements`, less what a ``try`` guards and what only type checkers see."""
     for node in body:
         if isinstance(node, ast.Try):
             continue
         if isinstance(node, ast.If):
             if "TYPE_CHECKING" in identifiers(node.test):
                 continue
-            yield from _import_time_statements(node.body)
-            yield from _import_time_statements(node.orelse)
+            yield from import_time_statements(node.body)
+            yield from import_time_statements(node.orelse)
         yield node
 
 
-def _bound(node: ast.stmt) -> set[str]:
+def bound(node: ast.stmt) -> set[str]:
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return {name}
@@ -371,71 +270,3 @@ def _bound(node: ast.stmt) -> set[str]:
             return {child.id for child in ast.walk(target) if isinstance(child, ast.Name)}
         case _:
             return set()
-
-
-def _closure(used: set[str], reach: dict[str, set[str]]) -> set[str]:
-    found: set[str] = set()
-    todo = [name for name in used if name in reach]
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo.extend(other for other in reach[name] if other in reach)
-    return found
-
-
-def _fixture_identifiers(
-    function: ast.FunctionDef | ast.AsyncFunctionDef,
-    owner: ast.ClassDef | None,
-    helpers: dict[str, ast.stmt],
-    reach: dict[str, set[str]],
-) -> set[str]:
-    arguments = {arg.arg for arg in [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]}
-    found: set[str] = set()
-    for name in _closure(arguments, reach):
-        if isinstance(helpers[name], FUNCTIONS):
-            found |= reach[name]
-    for item in owner.body if owner else []:
-        if isinstance(item, FUNCTIONS) and (
-            item.name in {"setUp", "setUpClass", "setup_method", "setup_class", "asyncSetUp"}
-            or any("fixture" in identifiers(mark) for mark in item.decorator_list)
-        ):
-            found |= identifiers(item)
-    return found
-
-
-def _import_time(tree: ast.Module) -> set[str]:
-    found: set[str] = set()
-    for node in _import_time_statements(tree.body):
-        if isinstance(node, ast.Import | ast.ImportFrom | ast.If):
-            continue
-        for part in _evaluated(node):
-            for child in ast.walk(part):
-                if isinstance(child, ast.Attribute):
-                    found.add(child.attr)
-                elif isinstance(child, ast.keyword) and child.arg:
-                    found.add(child.arg)
-    return found
-
-
-def _evaluated(node: ast.stmt) -> Iterator[ast.AST]:
-    """What of a statement runs at once: of a function its decorators and defaults only; lambdas are left out."""
-    if isinstance(node, FUNCTIONS):
-        for part in [*node.decorator_list, *node.args.defaults, *(item for item in node.args.kw_defaults if item)]:
-            yield from _without_lambdas(part)
-    elif isinstance(node, ast.ClassDef):
-        yield from [*node.decorator_list, *node.bases]
-        for item in node.body:
-            yield from _evaluated(item)
-    else:
-        yield from _without_lambdas(node)
-
-
-def _without_lambdas(node: ast.AST) -> Iterator[ast.AST]:
-    """``node`` in pieces that hold no lambda."""
-    if not any(isinstance(child, ast.Lambda) for child in ast.walk(node)):
-        yield node
-        return
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.Lambda):
-            yield from _without_lambdas(child)

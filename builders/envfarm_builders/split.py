@@ -25,50 +25,67 @@ class PathKind(StrEnum):
 TEST_SIDE = frozenset({PathKind.test, PathKind.runner_config})
 """What comes trusted from the fixed state, and is never part of an answer."""
 
-_TEST_DIRS = frozenset(
-    "test tests testsuite test_suite unittest unittests unit_tests functional_tests integration_tests e2e testcases "
-    "regression_tests doctests".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_TEST_DIRS = _words(
+    """
+    test tests testsuite test_suite unittest unittests unit_tests functional_tests integration_tests e2e
+    testcases regression_tests doctests
+    """
 )
 _TEST_DIR = re.compile(r"tests?_[a-z0-9_]+|[a-z0-9_]+_tests?")
 _TEST_MODULE = re.compile(r"(test_.*|.*_tests?)\.py")
-_RUNNER_CONFIG = frozenset(
-    "conftest.py pytest.ini .pytest.ini pytest.toml .pytest.toml tox.ini tox.toml setup.cfg pyproject.toml noxfile.py "
-    ".coveragerc".split()
+_RUNNER_CONFIG = _words(
+    """
+    conftest.py pytest.ini .pytest.ini pytest.toml .pytest.toml tox.ini tox.toml setup.cfg pyproject.toml
+    noxfile.py .coveragerc
+    """
 )
 _CHANGELOG = re.compile(
-    r"(change|changes|change[-_]?log|history|news|release[-_ ]?notes?|releases|whats[-_]?new|release[-_]?history)"
+    r"(changes?|change[-_]?log|history|news|release[-_ ]?notes?|releases|versions|whats[-_]?new|release[-_]?history)"
     r"([-_.]?v?\d[\w.]*)?(\.(rst|md|txt|markdown|rest|adoc))?",
     re.IGNORECASE,
 )
-_FRAGMENT_DIRS = frozenset(
-    "newsfragments changelog.d changelogs changes.d news.d changelog news changes release_notes releasenotes "
-    "whatsnew releases".split()
+_FRAGMENT_DIRS = _words(
+    """
+    newsfragments changelog.d changelogs changes.d news.d changelog news changes release_notes releasenotes
+    whatsnew releases
+    """
 )
-_DOC_DIRS = frozenset("doc docs documentation man".split())
+_DOC_DIRS = _words("doc docs documentation man")
 _DOC_SUFFIXES = (".md", ".rst", ".txt", ".markdown", ".adoc", ".png", ".svg", ".gif", ".jpg")
-_CI_DIRS = frozenset(".github .gitlab .circleci .azure-pipelines .buildkite .ci ci .travis .woodpecker".split())
+_CI_DIRS = _words(".github .gitlab .circleci .azure-pipelines .buildkite .ci ci .travis .woodpecker")
 _CI_FILES = re.compile(
-    r"\.(travis|gitlab-ci|appveyor|pre-commit-config|readthedocs|codecov|cirrus|coveralls|pre-commit-hooks|lgtm|scrutinizer)"
-    r"\.ya?ml|appveyor\.yml|azure-pipelines.*\.yml|codecov\.yml|\.git(ignore|attributes|modules|-blame-ignore-revs)"
+    r"\.(travis|gitlab-ci|appveyor|pre-commit-config|pre-commit-hooks|readthedocs|codecov|cirrus|coveralls|lgtm)\.ya?ml"
+    r"|appveyor\.yml|azure-pipelines.*\.yml|codecov\.yml|\.git(ignore|attributes|modules|-blame-ignore-revs)"
     r"|\.editorconfig|\.flake8|\.pylintrc|mypy\.ini|\.mailmap|ruff\.toml|\.ruff\.toml|renovate\.json|\.zuul\.yaml"
 )
-_LOCKS = re.compile(r"(.*requirements.*\.(txt|in)|.*\.lock|pipfile|constraints.*\.txt|package-lock\.json|environment\.ya?ml)")
-_BUILD = frozenset(
-    "setup.py meson.build meson_options.txt cmakelists.txt manifest.in makefile hatch_build.py build.py ez_setup.py "
-    "versioneer.py _custom_build.py cargo.toml justfile dodo.py tasks.py fabfile.py pavement.py".split()
+_LOCKS = re.compile(
+    r"(.*requirements.*\.(txt|in)|.*\.lock|pipfile|constraints.*\.txt|package-lock\.json|environment\.ya?ml)"
 )
-_NOT_PACKAGES = frozenset(
-    "bench benches benchmark benchmarks perf asv_bench asv_benchmarks example examples sample samples demo demos script "
-    "scripts tool tools util utils bin contrib misc extra extras admin release requirements tasks build dist fuzz fuzzing "
-    "profiling tutorial tutorials notebooks typing-examples node_modules .devcontainer stubs typings vendor testing "
-    "maint maintainer_tools".split()
+_BUILD = _words(
+    """
+    setup.py meson.build meson_options.txt cmakelists.txt manifest.in makefile hatch_build.py build.py
+    ez_setup.py versioneer.py _custom_build.py cargo.toml justfile dodo.py tasks.py fabfile.py pavement.py
+    """
+)
+_NOT_PACKAGES = _words(
+    """
+    bench benches benchmark benchmarks perf asv_bench asv_benchmarks example examples sample samples demo demos
+    script scripts tool tools util utils bin contrib misc extra extras admin release requirements tasks build
+    dist fuzz fuzzing profiling tutorial tutorials notebooks typing-examples node_modules .devcontainer stubs
+    typings vendor testing maint maintainer_tools
+    """
 ) | _TEST_DIRS | _DOC_DIRS | _CI_DIRS  # fmt: skip
 _NOT_MODULES = re.compile(
     r"(setup|conftest|noxfile|toxfile|tasks|fabfile|versioneer|ez_setup|hatch_build|build|_custom_build|dodo|pavement|"
-    r"bootstrap|runtests?|run_tests?|release|make.*|example.*|bench.*|demo.*|tests?|test_.*|.*_tests?|gen(erate)?_.*|"
+    r"bootstrap|runtests?|run_tests?|release|make(_.*)?|examples?(_.*)?|bench.*|demo(_.*)?|tests?|test_.*|.*_tests?|gen(erate)?_.*|"
     r"update_.*|conf|__init__)\.py"
 )
-_NATIVE = (".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".pyx", ".pxd", ".pxi", ".rs", ".f", ".f90", ".go", ".cu", ".m", ".asm")
+_NATIVE = tuple(_words(".c .h .cc .cpp .cxx .hpp .pyx .pxd .pxi .rs .f .f90 .go .cu .m .asm"))
 _GENERATED_VERSION = re.compile(r"(_?_?version_?_?|_?scm_version|__about__|about|_meta|__version__)\.py")
 
 
@@ -121,7 +138,7 @@ def classify(path: str, roots: Iterable[str]) -> PathKind:
     folders = dirname(path).lower().split("/")
     if is_test_path(path) and name != "conftest.py":
         return PathKind.test
-    if name in _RUNNER_CONFIG:
+    if name == "conftest.py" or (name in _RUNNER_CONFIG and "/" not in path):
         return PathKind.runner_config
     if within(path, roots):
         return PathKind.source
@@ -166,9 +183,7 @@ def source_paths(paths: Iterable[str]) -> tuple[str, ...]:
 
 def _is_product(folder: str) -> bool:
     parts = folder.lower().split("/")
-    if any(part in _NOT_PACKAGES or part.startswith(".") for part in parts[:-1] if part not in ("tools", "utils")):
-        return False
-    return parts[-1] not in _NOT_PACKAGES and not is_test_path(folder + "/x.txt") and parts[0] not in _NOT_PACKAGES
+    return not any(part in _NOT_PACKAGES or part.startswith(".") for part in parts) and not is_test_path(f"{folder}/x")
 
 
 def _is_module(name: str) -> bool:

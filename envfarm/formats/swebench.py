@@ -17,7 +17,7 @@ from envfarm.core.errors import ConfigError, Reason
 from envfarm.core.ports import BlobStore
 from envfarm.core.task import Task
 
-from .swebench_eval import eval_script, image_name
+from .swebench_eval import PARSER, as_parsed, eval_script, image_name
 
 REQUIRED = ("repo", "instance_id", "base_commit", "patch", "test_patch", "problem_statement")
 TEST_LISTS = ("FAIL_TO_PASS", "PASS_TO_PASS")
@@ -144,12 +144,12 @@ def from_task(
         "hints_text": "",
         "created_at": task.created_at.isoformat(),
         "version": task.version,
-        "FAIL_TO_PASS": list(task.fail_to_pass),
-        "PASS_TO_PASS": list(task.pass_to_pass),
+        "FAIL_TO_PASS": [as_parsed(test) for test in task.fail_to_pass],
+        "PASS_TO_PASS": [as_parsed(test) for test in task.pass_to_pass],
         "environment_setup_commit": task.base_commit,
         "image": image_name(task.id, namespace),
         "eval_script": eval_script(task, test_patch, command or TestCommand()),
-        "log_parser": "parse_log_pytest",
+        "log_parser": PARSER,
         "eval_type": "pass_and_fail",
         "split": split,
         "envfarm_task": task.ref,

@@ -12,6 +12,15 @@ WORKDIR = "/testbed"
 """Where the harness expects the tree and applies a model's patch."""
 
 
+PARSER = "parse_log_pytest_v2"
+"""Of the harness's parsers of pytest logs the one that keeps blanks in ids."""
+
+
+def as_parsed(test: str) -> str:
+    """A test id as the parser reads it from the log: runs of blanks become one."""
+    return " ".join(test.split())
+
+
 def image_name(instance_id: str, namespace: str) -> str:
     """The harness's own rule: lower case, and ``_1776_`` for the ``__`` that an image name may not hold."""
     return f"{namespace}/sweb.eval.x86_64.{instance_id}:latest".lower().replace("__", "_1776_")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,11 @@ def translated(url: URL, phase: str) -> Iterator[None]:
         ) from error
     except SQLAlchemyError as error:
         raise StoreError(f"The database layer failed: {error}.", reason=Reason.internal, phase=phase) from error
+    except Exception as error:
+        # COPY goes to the driver directly, so its errors come unwrapped.
+        if not _is_psycopg(error):
+            raise
+        raise fault(DBAPIError("COPY", None, error), url, phase) from error
 
 
 def fault(error: DBAPIError, url: URL, phase: str) -> StoreError:
@@ -98,6 +104,11 @@ def _postgres_fault(error: DBAPIError, url: URL, phase: str) -> StoreError:
     if error.connection_invalidated or state[:2] in ("08", "53", "57") or not state:
         return _unreachable(f"The database {where} cannot be reached: {text}.", phase)
     return StoreError(f"The database refused a statement: {text}.", reason=Reason.internal, phase=phase)
+
+
+def _is_psycopg(error: Exception) -> bool:
+    psycopg = sys.modules.get("psycopg")  # not imported where only SQLite is used
+    return psycopg is not None and isinstance(error, psycopg.Error)
 
 
 def _disk_full(where: str, phase: str) -> StoreError:

@@ -144,26 +144,38 @@ class Queue:
         self._store.transact("release", give_back)
 
     def counts(self, run: str) -> dict[str, dict[str, int]]:
-        """Stage -> state -> items. States are queued, delayed, leased, done (rejected ones too) and quarantined."""
+        """Stage -> state -> items. States are queued, delayed, leased, done (rejected ones too) and quarantined.
+
+        A lease that ran out counts as queued: its item is due again.
+        """
         table: dict[str, dict[str, int]] = {}
         with self._store.read() as connection:
-            waits = sa.and_(items.c.state == State.queued, items.c.due_at > Transaction(connection).now)
-            live = sa.case((waits, str(State.delayed)), else_=items.c.state).label("state_now")
-            # Ended items are counted by the funnel already; only the live ones are few enough to count here.
+            now = Transaction(connection).now
+            live = (items.c.run == run) & items.c.due_at.isnot(None)
+            # The index answers both without a look at each item: how many live ones a stage has, and the state of
+            # those whose time is yet to come. A million queued items are counted, never grouped.
+            totals = sa.select(items.c.stage, sa.func.count()).where(live).group_by(items.c.stage)
+            for stage, total in connection.execute(totals):
+                later = (
+                    sa.select(items.c.state, sa.func.count())
+                    .where(live, items.c.stage == stage, items.c.due_at > now)
+                    .group_by(items.c.state)
+                )
+                states = {str(state): int(count) for state, count in connection.execute(later)}
+                leased, delayed = states.get(State.leased, 0), states.get(State.queued, 0)
+                parts = {State.leased: leased, State.delayed: delayed, State.queued: max(0, total - leased - delayed)}
+                table[stage] = {str(state): count for state, count in parts.items() if count}
+            # Ended items are counted by the funnel already.
             ended = sa.case(
                 (counters.c.outcome == StageOutcome.failed, str(State.quarantined)), else_=str(State.done)
             ).label("state_now")
-            total = sa.cast(sa.func.sum(counters.c.n), sa.BigInteger)
-            for query in (
-                sa.select(items.c.stage, live, sa.func.count())
-                .where(items.c.run == run, items.c.due_at.isnot(None))
-                .group_by(items.c.stage, "state_now"),
-                sa.select(counters.c.stage, ended, total)
+            over = (
+                sa.select(counters.c.stage, ended, sa.cast(sa.func.sum(counters.c.n), sa.BigInteger))
                 .where(counters.c.run == run)
-                .group_by(counters.c.stage, "state_now"),
-            ):
-                for stage, state, count in connection.execute(query):
-                    table.setdefault(stage, {})[state] = count
+                .group_by(counters.c.stage, "state_now")
+            )
+            for stage, state, count in connection.execute(over):
+                table.setdefault(stage, {})[state] = count
         return table
 
     def idle(self, run: str, stages: Sequence[str]) -> bool:

@@ -1,34 +1,61 @@
-"""Child processes of the crash tests."""
+"""Child processes of the crash tests: real processes, forked from a server that has the imports done."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import multiprocessing
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["envfarm.store", "envfarm.store.queries", "psycopg"])
 
 _PREAMBLE = """
-import sys, time
+import importlib, os, time
+os.environ["ENVFARM_FAILPOINTS"] = failpoints
+import envfarm.core.failpoints
+importlib.reload(envfarm.core.failpoints)
 from envfarm.core.errors import *
 from envfarm.core.ports import StageOutcome
 from envfarm.core.work import *
 from envfarm.store import *
-def say(text): print(text, flush=True)
-url = sys.argv[1]
+url, say, wait = args[0], pipe.send, pipe.recv
 """
 
 
-def start(script: str, *args: str, failpoints: str = "") -> subprocess.Popen[str]:
-    """Start ``script`` (its names: see the preamble). ``url`` is the first of ``args``."""
-    environ = {**os.environ, "ENVFARM_FAILPOINTS": failpoints}
-    command = [sys.executable, "-c", _PREAMBLE + script, *args]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+class Child:
+    """A process that runs ``script``: ``args`` and ``url`` (the first of them) are there, ``say(value)`` sends a
+    value here, ``wait()`` waits for :meth:`go`."""
+
+    def __init__(self, script: str, *args: str, failpoints: str = "") -> None:
+        self._pipe, theirs = _FORKS.Pipe()
+        names = {"args": args, "pipe": theirs, "failpoints": failpoints, "__name__": "child"}
+        self.process = _FORKS.Process(target=exec, args=(_PREAMBLE + script, names), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def hear(self, timeout_sec: float = 60) -> object:
+        """The next value said. Raises ``EOFError`` when the process has ended."""
+        if not self._pipe.poll(timeout_sec):
+            raise TimeoutError(f"the child said nothing for {timeout_sec} s")
+        try:
+            return self._pipe.recv()
+        except ConnectionResetError as error:
+            raise EOFError from error
+
+    def go(self) -> None:
+        """Let one ``wait()`` return."""
+        self._pipe.send(None)
+
+    def end(self) -> tuple[int | None, list[object]]:
+        """Wait for the end; the exit code (negative: the signal) and all values not heard yet."""
+        said = []
+        try:
+            while True:
+                said.append(self.hear())
+        except EOFError:
+            self.process.join(60)
+        self._pipe.close()
+        return self.process.exitcode, said
 
 
-def run(script: str, *args: str, failpoints: str = "") -> tuple[int, str]:
-    """Run ``script`` to its end; its return code (negative: the signal) and output."""
-    child = start(script, *args, failpoints=failpoints)
-    out, err = child.communicate(timeout=120)
-    if child.returncode > 0:
-        raise AssertionError(err)
-    return child.returncode, out
+def run(script: str, *args: str, failpoints: str = "") -> tuple[int | None, list[object]]:
+    """Run ``script`` to its end; see :meth:`Child.end`."""
+    return Child(script, *args, failpoints=failpoints).end()

@@ -88,7 +88,7 @@ class LocalPostgres:
     def close(self) -> None:
         """Stop and delete everything."""
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGQUIT)  # at once: the data is thrown away
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:

@@ -23,6 +23,7 @@ from envfarm.core.work import Lease, StageResult
 from envfarm.store import Store, queries
 
 from . import children
+from .children import Child
 from .store_nouns import DONE, FAILURE, task, work
 
 
@@ -97,8 +98,8 @@ def test_eight_threads_never_lease_one_item_twice(store: Store) -> None:
 
 DRAIN = """
 with Store.open(url) as store:
-    say("ready"); sys.stdin.readline()
-    while lease := store.queue.lease("r", ["build"], sys.argv[2], 60):
+    say("ready"); wait()
+    while lease := store.queue.lease("r", ["build"], args[1], 60):
         store.queue.finish(lease, StageResult(outcome=StageOutcome.done))
         say(lease.work.key)
 """
@@ -106,13 +107,13 @@ with Store.open(url) as store:
 
 def test_three_processes_never_lease_one_item_twice(store: Store, database_url: str) -> None:
     store.queue.enqueue(work(str(n)) for n in range(200))
-    processes = [children.start(DRAIN, database_url, f"w{n}") for n in range(3)]
+    processes = [Child(DRAIN, database_url, f"w{n}") for n in range(3)]
+    assert [process.hear() for process in processes] == ["ready"] * 3
     for process in processes:
-        assert process.stdout and process.stdin
-        assert process.stdout.readline() == "ready\n"
-    outputs = [process.communicate("go\n", timeout=60) for process in processes]
-    assert all(err == "" for _, err in outputs)
-    assert Counter(" ".join(out for out, _ in outputs).split()) == {str(n): 1 for n in range(200)}
+        process.go()
+    ends = [process.end() for process in processes]
+    assert [code for code, _ in ends] == [0] * 3
+    assert Counter(key for _, keys in ends for key in keys) == {str(n): 1 for n in range(200)}
 
 
 def test_a_stale_lease_can_do_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -141,26 +142,26 @@ def test_a_stale_lease_can_do_nothing(store: Store, caplog: pytest.LogCaptureFix
 PAUSED = """
 with Store.open(url) as store:
     lease = store.queue.lease("r", ["build"], "paused", 0.2)
-    say("leased"); sys.stdin.readline()
+    say("leased"); wait()
     try:
         store.queue.finish(lease, StageResult(outcome=StageOutcome.done), lambda tx: tx.put_run("late", "x", {}))
         say("finished")
     except StoreError as error:
-        say(error.reason)
+        say(str(error.reason))
 """
 
 
 def test_a_worker_paused_past_its_lease_is_fenced_off(store: Store, database_url: str) -> None:
     store.queue.enqueue([work("a")])
-    child = children.start(PAUSED, database_url)
-    assert child.stdout
-    assert child.stdout.readline() == "leased\n"
-    os.kill(child.pid, signal.SIGSTOP)
+    child = Child(PAUSED, database_url)
+    assert child.hear() == "leased"
+    assert child.process.pid
+    os.kill(child.process.pid, signal.SIGSTOP)
+    child.go()
     time.sleep(0.3)
     store.queue.finish(leased(store), DONE)
-    os.kill(child.pid, signal.SIGCONT)
-    out, _ = child.communicate("go\n", timeout=60)
-    assert out == "lease_lost\n"
+    os.kill(child.process.pid, signal.SIGCONT)
+    assert child.end() == (0, ["lease_lost"])
     assert queries.runs(store) == []
     assert len(queries.events(store, "r")) == 1
 
@@ -203,7 +204,7 @@ CRASH = """
 with Store.open(url) as store:
     queue = store.queue
     works = [Work(run="r", stage="build", key=str(n)) for n in range(3)]
-    action = sys.argv[2]
+    action = args[1]
     if action == "enqueue":
         queue.enqueue(works)
     lease = queue.lease("r", ["build"], "doomed", 0.3)
@@ -225,8 +226,8 @@ with Store.open(url) as store:
 def test_sigkill_leaves_all_or_nothing(store: Store, database_url: str, action: str, moment: str) -> None:
     if action != "enqueue":
         store.queue.enqueue(work(str(n), source="", repo="") for n in range(3))
-    code, out = children.run(CRASH, database_url, action, failpoints=f"store.{action}.{moment}")
-    assert (code, out) == (-signal.SIGKILL, "")
+    end = children.run(CRASH, database_url, action, failpoints=f"store.{action}.{moment}")
+    assert end == (-signal.SIGKILL, [])
     committed = moment == "after_commit"
     counts = store.queue.counts("r")
     written = [row.id for row in queries.runs(store)]

@@ -14,7 +14,7 @@ from envfarm.core.verdict import Outcome
 from envfarm.core.work import StageResult
 from envfarm.store import Store, queries
 
-from . import children
+from .children import Child
 from .store_nouns import (
     DONE,
     FAILURE,
@@ -212,18 +212,20 @@ def test_events_by_filter_and_page(store: Store) -> None:
 
 
 OPENING = """
-sys.stdin.readline()
+say("ready"); wait()
 with Store.open(url) as store:
     with store.begin() as tx:
-        tx.put_run(sys.argv[2], "x", {})
+        tx.put_run(args[1], "x", {})
 say("ok")
 """
 
 
 def test_processes_that_open_an_empty_database_at_once_make_one_schema(database_url: str) -> None:
-    processes = [children.start(OPENING, database_url, str(n)) for n in range(4)]
-    outputs = [process.communicate("go\n", timeout=60) for process in processes]
-    assert outputs == [("ok\n", "")] * 4
+    processes = [Child(OPENING, database_url, str(n)) for n in range(4)]
+    assert [process.hear() for process in processes] == ["ready"] * 4
+    for process in processes:
+        process.go()
+    assert [process.end() for process in processes] == [(0, ["ok"])] * 4
     with Store.open(database_url) as store:
         assert len(queries.runs(store)) == 4
 
@@ -239,13 +241,13 @@ with Store.open(url) as store:
 
 def test_commits_that_were_acknowledged_survive_sigkill(database_url: str) -> None:
     Store.open(database_url).close()
-    child = children.start(WRITING, database_url)
-    assert child.stdout
+    child = Child(WRITING, database_url)
     for _ in range(50):
-        child.stdout.readline()
-    child.send_signal(signal.SIGKILL)
-    rest, _ = child.communicate(timeout=60)
-    acknowledged = 50 + rest.count("\n")
+        child.hear()
+    child.process.kill()
+    code, rest = child.end()
+    assert code == -signal.SIGKILL
+    acknowledged = 50 + len(rest)
     with Store.open(database_url) as store:
         found = sorted(row.id for row in queries.runs(store))
     assert found[:acknowledged] == [f"{n:09}" for n in range(acknowledged)]

@@ -11,9 +11,13 @@ from fastapi.testclient import TestClient
 
 from envfarm.api import create_app
 from envfarm.core.ports import StageOutcome
+from envfarm.core.work import StageResult
 from envfarm.dashboard.links import link
+from envfarm.dashboard.report import render_report
 from envfarm.dashboard.views import STAGES
 from envfarm.store import FsspecBlobs, Store
+from envfarm.wiring import stages, summary
+from envfarm.wiring.plan import RunPlan
 
 from ..farm_rows import RUN, SCRIPT, Rows, end, fill, work
 
@@ -120,6 +124,24 @@ def test_environment_success_has_three_rungs_with_denominator_and_interval(clien
     assert (by_source["git"]["k"], by_source["git"]["n"]) == (0, 1)
 
 
+def test_the_pages_and_the_summary_of_a_run_say_the_same(client: TestClient, store: Store, rows: Rows) -> None:
+    assert STAGES == stages.STAGES
+    figures = summary.summarise(store, RUN, RunPlan(repositories=("pypi:jinja2", "pypi:click", "git:/src/evil")))
+    overview = client.get(f"/api/runs/{RUN}").json()
+    for rung in ("installs", "collects", "passes"):
+        shown = overview["rungs"][rung]
+        environments = figures["environments"]
+        assert (shown["k"], shown["n"]) == (environments[rung], environments["tried"])
+        assert [shown["low"], shown["high"]] == pytest.approx(environments["intervals"][rung])
+    ended = {line["stage"]: line["in"] for line in figures["stages"]}
+    assert ended == {
+        line["stage"]: line["done"] + line["rejected"] + line["failed"]
+        for line in overview["stages"]
+        if line["stage"] in ended
+    }
+    assert "33.3 %" in render_report(figures)
+
+
 def test_filters_narrow_the_funnel(client: TestClient, rows: Rows) -> None:
     lines = client.get(f"/api/runs/{RUN}", params={"repo": "click"}).json()["stages"]
     assert {line["stage"]: (line["done"], line["rejected"]) for line in lines} == {"mine": (1, 0), "base": (0, 1)}
@@ -160,15 +182,9 @@ def test_the_page_polls_until_the_run_is_over(client: TestClient, store: Store, 
         lease = store.queue.lease(RUN, ["rollout"], "worker-1", 60)
         assert lease is not None
         assert client.get(f"/api/runs/{RUN}").json()["state"] == "running"
-        store.queue.finish(lease, result())
+        store.queue.finish(lease, StageResult(outcome=StageOutcome.done))
     over = client.get(f"/runs/{RUN}/progress").text
     assert "hx-trigger" not in over and "finished" in over
-
-
-def result():
-    from envfarm.core.work import StageResult
-
-    return StageResult(outcome=StageOutcome.done)
 
 
 def test_a_task_shows_statement_patch_evidence_and_verdicts(client: TestClient, rows: Rows) -> None:

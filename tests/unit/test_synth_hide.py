@@ -1,10 +1,13 @@
 """Hiding tests: the file stays valid, everything else stays as it is."""
 
 import ast
+import textwrap
 
 import pytest
-from envfarm_builders.synth.hide import hide_tests
+from envfarm_builders.synth.hide import definitions, hide_tests
 from envfarm_builders.synth.locate import Place, locate, place_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from envfarm.core.archive import File
 from envfarm.core.errors import BuilderError
@@ -131,3 +134,28 @@ def test_line_ends_stay() -> None:
 def test_what_cannot_be_hidden_is_refused(source: str, function: tuple[str, ...]) -> None:
     with pytest.raises(BuilderError, match="cannot be hidden"):
         hide_tests(source, [function])
+
+
+@given(st.data())
+def test_any_choice_of_tests_can_be_hidden(data: st.DataObject) -> None:
+    """Files of functions and classes in random order: what is hidden is gone, the rest is byte for byte there."""
+    parts: dict[tuple[str, ...], str] = {}
+    text = "import pytest\n"
+    for number in range(data.draw(st.integers(1, 4))):
+        gap = "\n" * data.draw(st.integers(0, 3))
+        mark = data.draw(st.sampled_from(["", "@pytest.mark.x\n", "# why\n@pytest.mark.x(\n    1)\n"]))
+        if data.draw(st.booleans()):
+            parts[(f"test_{number}",)] = f"{mark}def test_{number}():\n    assert {number} == '''\n\n# é'''\n"
+            text += gap + parts[(f"test_{number}",)]
+        else:
+            text += f"{gap}class Test{number}:\n"
+            for inner in range(data.draw(st.integers(1, 3))):
+                body = textwrap.indent(f"{mark}def test_m{inner}(self): return {inner}  # é\n", "\t")
+                parts[(f"Test{number}", f"test_m{inner}")] = body
+                text += body + "\n" * data.draw(st.integers(0, 2))
+    hidden = data.draw(st.lists(st.sampled_from(sorted(parts)), unique=True))
+    after = hide_tests(text, hidden)
+    ast.parse(after)
+    for names, body in parts.items():
+        assert (names in hidden) == (not definitions(ast.parse(after), names))
+        assert names in hidden or body in after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from packaging.version import InvalidVersion, Version
 
@@ -12,6 +12,7 @@ from envfarm.core.ports import Repository
 from envfarm.core.source import Commit, Issue, IssueKind
 
 from ..split import is_changelog
+from ..statement import clean
 
 _VERSION = r"v?(?P<version>\d+(?:\.\d+)+(?:[._-]?(?:post|rev)\d*)?)"
 _HEADING = re.compile(
@@ -21,12 +22,13 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _UNDERLINE = re.compile(r"^\s*([=\-~^*#+`'\"_.:])\1{2,}\s*$")
+_PAGE = re.compile(r"(?:README|docs?/(?:index|intro|introduction|about))\.(?:rst|md|txt)")
 _MAX_HEADING = 110
 
 
 def release_section(files: Mapping[str, File], version: str) -> str:
     """What the tree's changelog says of ``version``, or ''."""
-    for path in sorted((path for path in files if is_changelog(path)), key=_likely_first):
+    for path in sorted(filter(tells_of_versions, files), key=_likely_first):
         text = files[path].data.decode("utf-8", "replace")
         if section := section_of(text, version):
             return section
@@ -34,7 +36,7 @@ def release_section(files: Mapping[str, File], version: str) -> str:
 
 
 def section_of(text: str, version: str, after: str = "") -> str:
-    """The section headed by ``version``; with ``after``, also those of versions between the two. '' if there is none."""
+    """The section headed by ``version``, or ''; with ``after``, also those of versions between the two."""
     wanted, floor = _parsed(version), _parsed(after)
     if wanted is None:
         return ""
@@ -66,32 +68,36 @@ class ChangelogSource:
 
     def issue(self, repository: Repository, base: Commit, fix: Commit) -> Issue | None:
         changes = repository.changes(base.id, fix.id)
-        touched = [change.path for change in changes if change.status != "D" and is_changelog(change.path)]
-        if not touched:
-            return None
-        touched.sort(key=_likely_first)
+        present = [change.path for change in changes if change.status != "D"]
         if fix.version and fix.version != base.version:
-            for path in touched:
+            for path in sorted(filter(tells_of_versions, present), key=_likely_first):
                 text = (repository.read(fix.id, path) or b"").decode("utf-8", "replace")
                 if section := section_of(text, fix.version, base.version):
                     reference = f"{path}#{fix.version}"
                     return Issue(kind=IssueKind.changelog, title=_title(section), body=section, reference=reference)
+        touched = sorted(filter(is_changelog, present), key=_likely_first)
         body = added_lines(repository.diff(base.id, fix.id, touched))
         if not body.strip():
             return None
         return Issue(kind=IssueKind.changelog, title=_title(body), body=body, reference=touched[0])
 
 
-def _likely_first(path: str) -> tuple[int, int, str]:
-    """Shallow before deep, ``CHANGES`` before ``NEWS``."""
+def tells_of_versions(path: str) -> bool:
+    """Whether ``path`` may hold sections headed by versions: a changelog, or a page where some projects keep theirs."""
+    return is_changelog(path) or bool(_PAGE.fullmatch(path))
+
+
+def _likely_first(path: str) -> tuple[bool, int, bool, str]:
+    """Changelogs before pages, shallow before deep, ``CHANGES`` before ``NEWS``."""
     name = path.rpartition("/")[2].lower()
-    return path.count("/"), 0 if name.startswith("change") else 1, path
+    return not is_changelog(path), path.count("/"), not name.startswith("change"), path
 
 
 def _title(text: str) -> str:
-    for line in text.splitlines():
-        words = line.strip().lstrip("-*+• ").strip()
-        if words and not _UNDERLINE.match(line) and not words.startswith((".. ", "#", "=")) and not _HEADING.match(words):
+    """The first line that says something; headings of versions and categories do not."""
+    for line in clean(text).splitlines():
+        words = line.strip().lstrip("-*+•#= ").strip()
+        if len(words.split()) > 2:
             return words[:120]
     return ""
 
@@ -108,7 +114,9 @@ def _heading(lines: list[str], number: int) -> Version | None:
     marked = line.startswith("#") or bool(_UNDERLINE.match(following))
     if not marked:
         # A bare line is a heading when it holds a version and at most a date: "1.2.3 (2024-05-06)", "v1.2:".
-        rest = re.sub(r"[\d\s()\[\],.:/–—-]|released?|unreleased|on|[A-Z][a-z]{2,8}|(?<=\d)(st|nd|rd|th)", "", match["rest"])
+        rest = re.sub(
+            r"[\d\s()\[\],.:/*`–—-]|released?|unreleased|on|[A-Z][a-z]{2,8}|(?<=\d)(st|nd|rd|th)", "", match["rest"]
+        )
         if rest or not re.match(r"\[?v?\d|version|release", line, re.IGNORECASE):
             return None
         if line.lstrip()[:1] in "-*+":
@@ -121,8 +129,3 @@ def _parsed(text: str) -> Version | None:
         return Version(text)
     except InvalidVersion:
         return None
-
-
-def changelogs(paths: Iterable[str]) -> list[str]:
-    """Changelog files among ``paths``, likeliest first."""
-    return sorted((path for path in paths if is_changelog(path)), key=_likely_first)

@@ -80,23 +80,36 @@ def _project(step: Step, adjustments: Adjustments, env: dict[str, str]) -> Itera
 
 def _dependencies(argv: tuple[str, ...], adjustments: Adjustments) -> tuple[str, ...]:
     kept: list[str] = []
-    skip = False
-    for position, word in enumerate(argv):
-        if skip:
-            skip = False
-            continue
-        if adjustments.unlocked and word == "--constraint":
-            skip = True
-        elif adjustments.uncapped and word in {"--exclude-newer", "--exclude-newer-package"}:
-            skip = True
-        elif position > 2 and name_of(word) in adjustments.dropped:
-            continue
-        else:
+    words = iter(argv[3:])
+    for word in words:
+        if word in _VALUED:
+            value = next(words)
+            if not _is_dropped(word, value, adjustments):
+                kept += [word, value]
+        elif name_of(word) not in adjustments.dropped:
             kept.append(word)
     options = ["--override", OVERRIDES] if adjustments.overrides else []
     editable = adjustments.mode is InstallMode.editable
-    words = kept if editable else [word for word in kept if word != "--editable"]
-    return (*words[:3], *options, *words[3:], *adjustments.added)
+    rest = kept if editable else [word for word in kept if word != "--editable"]
+    return (*argv[:3], *options, *rest, *adjustments.added)
+
+
+_VALUED = frozenset({"--constraint", "--exclude-newer", "--exclude-newer-package"})
+
+
+def _is_dropped(option: str, value: str, adjustments: Adjustments) -> bool:
+    if option == "--constraint":
+        return adjustments.unlocked
+    return adjustments.uncapped and not value.endswith(f"={uv.NEVER}")
+
+
+def own_name(recipe: Recipe) -> str:
+    """The project's own normalised name, where the recipe knows it."""
+    for step in recipe.install:
+        for word in step.argv:
+            if word.endswith(f"={uv.NEVER}"):
+                return word.removesuffix(f"={uv.NEVER}")
+    return ""
 
 
 def name_of(word: str) -> str:

@@ -63,7 +63,9 @@ async def run_step(sandbox: Sandbox, step: Step, env: Mapping[str, str], log: Lo
     result = await sandbox.exec(request, on_output=lines)
     lines.flush()
     if not result.ok:
-        log(f"[{step.name}] " + ("timed out" if result.timed_out else f"ended with {result.exit_code or result.signal}"))
+        log(
+            f"[{step.name}] " + ("timed out" if result.timed_out else f"ended with {result.exit_code or result.signal}")
+        )
     return result
 
 

@@ -19,7 +19,7 @@ from envfarm.core.ids import slug
 from envfarm.core.ports import BlobStore, Sandbox, SandboxProvider
 
 from . import uv
-from .adjust import Adjustments, adjusted_steps
+from .adjust import Adjustments, adjusted_steps, own_name
 from .boxwork import Log, build_box, probe_box, run_step, text_of
 from .detect import find
 from .detect.imports import declared_names
@@ -179,15 +179,14 @@ class UvEnvironmentBuilder:
             adjustments = mended
         raise _not_installed(failed, adjustments)
 
-    async def _mend(
-        self, sandbox: Sandbox, work: _Work, before: Adjustments, after: Adjustments
-    ) -> Adjustments | None:
+    async def _mend(self, sandbox: Sandbox, work: _Work, before: Adjustments, after: Adjustments) -> Adjustments | None:
         """Install what a failed collection asked for; None when that cannot be installed."""
         for line in after.notes[len(before.notes) :]:
             work.log(line)
         added = [requirement for requirement in after.added if requirement not in before.added]
         cutoff = None if after.uncapped else work.recipe.cutoff
-        argv = uv.install(added, cutoff)
+        own = own_name(work.recipe)
+        argv = uv.install(added, cutoff, own=own)
         result = await run_step(sandbox, self._timed(Step(name="repair", argv=argv)), work.recipe.env, work.log)
         if result.ok:
             return after
@@ -197,7 +196,7 @@ class UvEnvironmentBuilder:
         # Together they conflict: what can be had is had one by one, and the rest is recorded as not to be had.
         notes, kept = after.notes, list(before.added)
         for requirement in added:
-            step = Step(name="repair", argv=uv.install([requirement], cutoff))
+            step = Step(name="repair", argv=uv.install([requirement], cutoff, own=own))
             if (await run_step(sandbox, self._timed(step), work.recipe.env, work.log)).ok:
                 kept.append(requirement)
             else:
@@ -218,13 +217,13 @@ class UvEnvironmentBuilder:
             result = await run_step(sandbox, step, {"PATH": uv.ENVIRONMENT["PATH"]}, lambda _: None)
         return read_collection(text_of(result), None if result.timed_out else result.exit_code)
 
-    async def _describe(
-        self, sandbox: Sandbox, work: _Work, adjustments: Adjustments, repo: str
-    ) -> Environment:
+    async def _describe(self, sandbox: Sandbox, work: _Work, adjustments: Adjustments, repo: str) -> Environment:
         """The environment as it is now: packages, generated files, layers."""
         listing = Step(name="list", argv=(uv.UV, "pip", "list", "--format", "json", "--quiet"))
         result = await run_step(sandbox, listing, {}, lambda _: None)
         rows = json.loads(result.stdout or b"[]")
+        if adjustments.mode is InstallMode.editable and not any("editable_project_location" in row for row in rows):
+            raise _replaced()
         packages = tuple(sorted(f"{row['name']}=={row['version']}" for row in rows))
         generated = generated_files(work.before, unpack(await sandbox.get(WORKDIR, limit_bytes=1 << 30)))
         size = await asyncio.to_thread(_folder_bytes, work.staging / "env")
@@ -267,6 +266,15 @@ def _check_reachable(failure: Failure) -> None:
             detail=failure.output[-4000:],
             retryable=True,
         )
+
+
+def _replaced() -> BuilderError:
+    return BuilderError(
+        "The project's own tree was replaced by a released version of it while dependencies were installed.",
+        reason=Reason.install_failed,
+        phase="dependencies",
+        remedy="A dependency asks for a version of the project that the tree is not.",
+    )
 
 
 def _timed_out(step: Step) -> BuilderError:

@@ -29,8 +29,10 @@ RELEASED = {
 }  # fmt: skip
 """When each minor version came out: a tree that is older was never tested with it."""
 
-_PROBE = "import json,sys,sysconfig;print(json.dumps([sys.version.split()[0], sys.base_prefix, sys.implementation.name, \
+_PROBE = (
+    "import json,sys,sysconfig;print(json.dumps([sys.version.split()[0], sys.base_prefix, sys.implementation.name, \
 bool(sysconfig.get_config_var('Py_GIL_DISABLED'))]))"
+)
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def _probe(executable: Path) -> Interpreter | None:
 def choose(
     interpreters: Sequence[Interpreter], findings: Findings, released_at: datetime | None
 ) -> tuple[Interpreter, str]:
-    """The newest interpreter that the tree allows, and why: it satisfies ``requires-python``, had come out when the tree
-    did, and is not newer than what the classifiers and the CI matrix name. The last two are wishes: where nothing
+    """The newest interpreter that the tree allows, and why: it satisfies ``requires-python``, had come out when the
+    tree did, and is not newer than what the classifiers and the CI matrix name. The last two are wishes: where nothing
     satisfies them, the nearest newer one is taken. Raises ``BuilderError`` (no_toolchain) when ``requires-python`` has
     no answer here."""
     allowed = [each for each in interpreters if _satisfies(each, findings.requires_python)]

@@ -1,190 +1,35 @@
-"""Names that differ: import name -> distribution, and which distribution provides a pytest option, setting or fixture."""
+"""Names that differ: import name -> distribution, and what provides a pytest option, setting, fixture or mark."""
 
 from __future__ import annotations
 
-MODULES: dict[str, str] = {
-    "aiocontextvars": "aiocontextvars", "aiohttp": "aiohttp", "aioresponses": "aioresponses", "anyio": "anyio",
-    "appdirs": "appdirs", "arrow": "arrow", "asgiref": "asgiref", "astroid": "astroid", "async_timeout": "async-timeout",
-    "asynctest": "asynctest", "attr": "attrs", "attrs": "attrs", "babel": "babel", "bcrypt": "bcrypt",
-    "bitarray": "bitarray", "blinker": "blinker", "boto": "boto", "boto3": "boto3", "botocore": "botocore",
-    "brotli": "brotli", "brotlicffi": "brotlicffi", "bs4": "beautifulsoup4", "cachetools": "cachetools",
-    "callee": "callee", "case": "case", "cattr": "cattrs", "cattrs": "cattrs", "certifi": "certifi", "cffi": "cffi",
-    "chardet": "chardet", "charset_normalizer": "charset-normalizer", "click": "click", "cloudpickle": "cloudpickle",
-    "colorama": "colorama", "commentjson": "commentjson", "contextlib2": "contextlib2", "coverage": "coverage",
-    "covdefaults": "covdefaults", "cpuinfo": "py-cpuinfo", "croniter": "croniter", "cryptography": "cryptography",
-    "Crypto": "pycryptodome", "Cryptodome": "pycryptodomex", "cv2": "opencv-python-headless", "Cython": "cython",
-    "dateutil": "python-dateutil", "ddt": "ddt", "deepdiff": "deepdiff", "defusedxml": "defusedxml",
-    "devtools": "devtools", "dill": "dill", "dirty_equals": "dirty-equals", "django": "django", "dns": "dnspython",
-    "docopt": "docopt", "docutils": "docutils", "dotenv": "python-dotenv", "ecdsa": "ecdsa", "elasticsearch": "elasticsearch",
-    "eventlet": "eventlet", "exceptiongroup": "exceptiongroup", "execnet": "execnet", "executing": "executing",
-    "expecttest": "expecttest", "factory": "factory-boy", "faker": "faker", "fakeredis": "fakeredis", "fastapi": "fastapi",
-    "fastjsonschema": "fastjsonschema", "filelock": "filelock", "fixtures": "fixtures", "flaky": "flaky",
-    "flask": "flask", "flexmock": "flexmock", "freezegun": "freezegun", "frozenlist": "frozenlist", "fs": "fs",
-    "fsspec": "fsspec", "future": "future", "past": "future", "gevent": "gevent", "git": "gitpython",
-    "gi": "pygobject", "greenlet": "greenlet", "grpc": "grpcio", "grpc_tools": "grpcio-tools",
-    "grpc_status": "grpcio-status", "grpc_health": "grpcio-health-checking", "h11": "h11", "h2": "h2",
-    "h5py": "h5py", "hamcrest": "pyhamcrest", "html5lib": "html5lib", "httmock": "httmock", "httpbin": "httpbin",
-    "httpcore": "httpcore", "httplib2": "httplib2", "httpretty": "httpretty", "httpx": "httpx", "hypercorn": "hypercorn",
-    "hyperframe": "hyperframe", "hypothesis": "hypothesis", "ibm_db": "ibm-db", "idna": "idna", "importlib_metadata": "importlib-metadata",
-    "importlib_resources": "importlib-resources", "iniconfig": "iniconfig", "inline_snapshot": "inline-snapshot",
-    "IPython": "ipython", "ipykernel": "ipykernel", "itsdangerous": "itsdangerous", "jaraco": "jaraco-functools",
-    "jinja2": "jinja2", "jmespath": "jmespath", "joblib": "joblib", "jose": "python-jose", "jsonpatch": "jsonpatch",
-    "jsonschema": "jsonschema", "jwt": "pyjwt", "kombu": "kombu", "ldap": "python-ldap", "ldap3": "ldap3",
-    "libcst": "libcst", "lxml": "lxml", "lz4": "lz4", "magic": "python-magic", "mako": "mako", "markdown": "markdown",
-    "markdown_it": "markdown-it-py", "markupsafe": "markupsafe", "marshmallow": "marshmallow", "matplotlib": "matplotlib",
-    "mock": "mock", "mockito": "mockito", "mongomock": "mongomock", "more_itertools": "more-itertools", "moto": "moto",
-    "mpmath": "mpmath", "msgpack": "msgpack", "msgspec": "msgspec", "multidict": "multidict", "mypy": "mypy",
-    "MySQLdb": "mysqlclient", "nacl": "pynacl", "natsort": "natsort", "nbconvert": "nbconvert", "nbformat": "nbformat",
-    "netaddr": "netaddr", "networkx": "networkx", "nose": "nose", "nose2": "nose2", "numba": "numba", "numpy": "numpy",
-    "oauth2client": "oauth2client", "oauthlib": "oauthlib", "objgraph": "objgraph", "openpyxl": "openpyxl",
-    "OpenSSL": "pyopenssl", "opentelemetry": "opentelemetry-sdk", "orjson": "orjson", "oslotest": "oslotest",
-    "oslo_config": "oslo-config", "oslo_context": "oslo-context", "oslo_log": "oslo-log", "oslo_serialization": "oslo-serialization",
-    "oslo_utils": "oslo-utils", "packaging": "packaging", "pandas": "pandas", "parameterized": "parameterized",
-    "parametrize_from_file": "parametrize-from-file", "parse": "parse", "parso": "parso", "passlib": "passlib",
-    "pathspec": "pathspec", "peewee": "peewee", "pendulum": "pendulum", "pep8": "pep8", "pexpect": "pexpect",
-    "PIL": "pillow", "pip": "pip", "pkg_resources": "setuptools<81", "platformdirs": "platformdirs", "pluggy": "pluggy",
-    "polars": "polars", "portend": "portend", "pretend": "pretend", "prettytable": "prettytable",
-    "prometheus_client": "prometheus-client", "google": "protobuf", "psutil": "psutil", "psycopg": "psycopg[binary]",
-    "psycopg2": "psycopg2-binary", "py": "py", "pyannotate_runtime": "pyannotate", "pyarrow": "pyarrow",
-    "pyasn1": "pyasn1", "pycodestyle": "pycodestyle", "pycurl": "pycurl", "pydantic": "pydantic",
-    "pydantic_core": "pydantic-core", "pyfakefs": "pyfakefs", "pyflakes": "pyflakes", "pygments": "pygments",
-    "pylint": "pylint", "pymongo": "pymongo", "pymysql": "pymysql", "pyparsing": "pyparsing", "pyperf": "pyperf",
-    "pyramid": "pyramid", "pyrsistent": "pyrsistent", "pytest": "pytest", "pytest_asyncio": "pytest-asyncio",
-    "pytest_benchmark": "pytest-benchmark", "pytest_cases": "pytest-cases", "pytest_check": "pytest-check",
-    "pytest_codspeed": "pytest-codspeed", "pytest_cov": "pytest-cov", "pytest_datadir": "pytest-datadir",
-    "pytest_django": "pytest-django", "pytest_examples": "pytest-examples", "pytest_factoryboy": "pytest-factoryboy",
-    "pytest_httpbin": "pytest-httpbin", "pytest_httpserver": "pytest-httpserver", "pytest_httpx": "pytest-httpx",
-    "pytest_lazyfixture": "pytest-lazy-fixture", "pytest_lazy_fixtures": "pytest-lazy-fixtures",
-    "pytest_localserver": "pytest-localserver", "pytest_mock": "pytest-mock", "pytest_postgresql": "pytest-postgresql",
-    "pytest_subtests": "pytest-subtests", "pytest_timeout": "pytest-timeout", "pytest_trio": "pytest-trio",
-    "pytest_twisted": "pytest-twisted", "pytz": "pytz", "pyximport": "cython", "qtpy": "qtpy", "rdflib": "rdflib",
-    "redis": "redis", "regex": "regex", "requests": "requests", "requests_mock": "requests-mock",
-    "requests_toolbelt": "requests-toolbelt", "responses": "responses", "respx": "respx", "rich": "rich", "rsa": "rsa",
-    "ruamel": "ruamel-yaml", "sanic": "sanic", "schema": "schema", "scipy": "scipy", "seaborn": "seaborn",
-    "selenium": "selenium", "serial": "pyserial", "setuptools": "setuptools", "setuptools_scm": "setuptools-scm",
-    "shapely": "shapely", "simplejson": "simplejson", "six": "six", "skimage": "scikit-image", "sklearn": "scikit-learn",
-    "slugify": "python-slugify", "snappy": "python-snappy", "sniffio": "sniffio", "socks": "pysocks",
-    "sortedcontainers": "sortedcontainers", "soupsieve": "soupsieve", "sphinx": "sphinx", "sqlalchemy": "sqlalchemy",
-    "sqlparse": "sqlparse", "starlette": "starlette", "structlog": "structlog", "subprocess_tee": "subprocess-tee",
-    "sybil": "sybil", "sympy": "sympy", "syrupy": "syrupy", "tblib": "tblib", "tenacity": "tenacity",
-    "termcolor": "termcolor", "testfixtures": "testfixtures", "testpath": "testpath", "testresources": "testresources",
-    "testscenarios": "testscenarios", "testtools": "testtools", "text_unidecode": "text-unidecode", "time_machine": "time-machine",
-    "tokenize_rt": "tokenize-rt", "toml": "toml", "tomli": "tomli", "tomli_w": "tomli-w", "tomlkit": "tomlkit", "toolz": "toolz",
-    "tornado": "tornado", "tqdm": "tqdm", "traitlets": "traitlets", "trio": "trio", "trustme": "trustme",
-    "twisted": "twisted", "typeguard": "typeguard", "typer": "typer", "typing_extensions": "typing-extensions",
-    "tz": "python-dateutil", "tzdata": "tzdata", "tzlocal": "tzlocal", "ujson": "ujson", "unidecode": "unidecode",
-    "unittest2": "unittest2", "urllib3": "urllib3", "usb": "pyusb", "uvicorn": "uvicorn", "uvloop": "uvloop",
-    "validators": "validators", "vcr": "vcrpy", "venusian": "venusian", "virtualenv": "virtualenv", "wcwidth": "wcwidth",
-    "webob": "webob", "websocket": "websocket-client", "websockets": "websockets", "webtest": "webtest",
-    "werkzeug": "werkzeug", "wheel": "wheel", "wrapt": "wrapt", "wsproto": "wsproto", "xarray": "xarray",
-    "xdist": "pytest-xdist", "xlrd": "xlrd", "xmltodict": "xmltodict", "xxhash": "xxhash", "yaml": "pyyaml",
-    "yarl": "yarl", "zmq": "pyzmq", "zope": "zope-interface", "zstandard": "zstandard",
-    "absl": "absl-py", "annotated_types": "annotated-types", "asserts": "asserts", "assertpy": "assertpy",
-    "cloudevents": "cloudevents", "dask": "dask", "distro": "distro", "docker": "docker", "fontTools": "fonttools",
-    "google_auth_httplib2": "google-auth-httplib2", "hatchling": "hatchling", "jupyter_client": "jupyter-client",
-    "jupyter_core": "jupyter-core", "jupyter_server": "jupyter-server", "kubernetes": "kubernetes", "langcodes": "langcodes",
-    "mysql": "mysql-connector-python", "newrelic": "newrelic", "onnx": "onnx", "openai": "openai", "pep517": "pep517",
-    "path": "path", "phonenumbers": "phonenumbers", "proto": "proto-plus", "pyproj": "pyproj", "pyproject_hooks": "pyproject-hooks",
-    "pythonjsonlogger": "python-json-logger", "readchar": "readchar", "readme_renderer": "readme-renderer",
-    "rfc3986": "rfc3986", "rpds": "rpds-py", "sentry_sdk": "sentry-sdk", "service_identity": "service-identity",
-    "shtab": "shtab", "snowballstemmer": "snowballstemmer", "sshtunnel": "sshtunnel", "stripe": "stripe",
-    "tabulate": "tabulate", "tensorflow": "tensorflow-cpu", "torch": "torch", "trove_classifiers": "trove-classifiers",
-    "watchdog": "watchdog", "xmlsec": "xmlsec", "zipp": "zipp", "jaraco_test": "jaraco-test", "bson": "pymongo",
-    "compyle": "compyle", "flit_core": "flit-core", "installer": "installer", "pyperclip": "pyperclip", "pudb": "pudb",
-    "pyte": "pyte", "keyring": "keyring", "paramiko": "paramiko", "geopandas": "geopandas", "pynvml": "nvidia-ml-py",
-    "pyperformance": "pyperformance", "multipart": "python-multipart", "python_multipart": "python-multipart",
-    "email_validator": "email-validator", "argcomplete": "argcomplete", "boltons": "boltons", "a2wsgi": "a2wsgi",
-    "pyinstrument": "pyinstrument", "narwhals": "narwhals", "duckdb": "duckdb", "hdrh": "hdrhistogram",
-    "azure": "azure-core", "aws_xray_sdk": "aws-xray-sdk", "ptyprocess": "ptyprocess", "prompt_toolkit": "prompt-toolkit",
-    "pickleshare": "pickleshare", "stack_data": "stack-data", "asttokens": "asttokens", "pure_eval": "pure-eval",
-    "littleutils": "littleutils", "pytest_jupyter": "pytest-jupyter", "pytest_console_scripts": "pytest-console-scripts",
-    "nbclient": "nbclient", "jupyterlab": "jupyterlab", "notebook": "notebook", "ipywidgets": "ipywidgets",
-    "pylsp": "python-lsp-server", "jedi": "jedi", "rope": "rope", "black": "black", "isort": "isort", "flake8": "flake8",
-    "psycopg_pool": "psycopg-pool", "asyncpg": "asyncpg", "aiosqlite": "aiosqlite", "aiofiles": "aiofiles",
-    "aiomysql": "aiomysql", "oracledb": "oracledb", "pyodbc": "pyodbc", "pymssql": "pymssql", "zict": "zict",
-    "s3fs": "s3fs", "gcsfs": "gcsfs", "adlfs": "adlfs", "smart_open": "smart-open", "imageio": "imageio",
-    "testing": "testing-common-database", "genty": "genty", "nose_parameterized": "nose-parameterized", "sure": "sure",
-    "doublex": "doublex", "expects": "expects", "betamax": "betamax", "requests_oauthlib": "requests-oauthlib",
-    "webtest_plus": "webtest-plus", "wsgi_intercept": "wsgi-intercept", "pytest_socket": "pytest-socket",
-    "pytest_recording": "pytest-recording", "pytest_vcr": "pytest-vcr", "pytest_snapshot": "pytest-snapshot",
-    "pytest_regressions": "pytest-regressions", "pytest_subprocess": "pytest-subprocess", "pytest_rerunfailures": "pytest-rerunfailures",
-    "pytest_aiohttp": "pytest-aiohttp", "pytest_flask": "pytest-flask", "pytest_tornado": "pytest-tornado",
-    "pytest_mypy_plugins": "pytest-mypy-plugins", "pytest_unordered": "pytest-unordered", "pytest_freezer": "pytest-freezer",
-    "pytest_bdd": "pytest-bdd", "pytest_harvest": "pytest-harvest", "pytest_steps": "pytest-steps", "pytest_order": "pytest-order",
-    "pytest_env": "pytest-env", "pytest_celery": "pytest-celery", "pytest_kind": "pytest-kind", "uvicorn_worker": "uvicorn-worker",
-}  # fmt: skip
-"""Import name -> requirement."""
+import sys
+import tomllib
+from importlib import resources
+from typing import Any
 
-NOT_ON_INDEX = frozenset({"testing", "google", "azure", "tz", "zope", "jaraco", "opentelemetry", "ruamel"})
-"""Namespaces shared by many distributions: only what the project declares tells which one is meant."""
+_DATA: dict[str, Any] = tomllib.loads(
+    resources.files("envfarm_builders.recipes").joinpath("names.toml").read_text("utf-8")
+)
 
-OPTIONS: dict[str, str] = {
-    r"--(no-)?cov(-[\w-]+)?": "pytest-cov", r"-n\d*|-nauto|--numprocesses|--dist|--maxprocesses": "pytest-xdist",
-    r"--timeout(-method)?|--session-timeout": "pytest-timeout", r"--benchmark-[\w-]+": "pytest-benchmark",
-    r"--reruns(-delay)?|--only-rerun": "pytest-rerunfailures", r"--asyncio-mode": "pytest-asyncio",
-    r"--mypy(-[\w-]+)?": "pytest-mypy", r"--flake8": "pytest-flake8", r"--black": "pytest-black",
-    r"--isort": "pytest-isort", r"--pylint": "pytest-pylint", r"--ruff(-format)?": "pytest-ruff",
-    r"--ds|--dc|--reuse-db|--create-db|--nomigrations|--no-migrations": "pytest-django",
-    r"--random-order[\w-]*": "pytest-random-order", r"--randomly-[\w-]+": "pytest-randomly",
-    r"--disable-socket|--allow-hosts|--allow-unix-socket": "pytest-socket", r"--snapshot-[\w-]+": "syrupy",
-    r"--doctest-(plus|rst|ufunc|plus-atol)": "pytest-doctestplus", r"--nbval(-lax)?": "nbval",
-    r"--html|--self-contained-html": "pytest-html", r"--forked": "pytest-forked", r"--strict-[\w]*asyncio": "pytest-asyncio",
-    r"--record-mode|--block-network": "pytest-recording", r"--vcr-record(-mode)?": "pytest-vcr",
-    r"--mpl(-[\w-]+)?": "pytest-mpl", r"--sugar": "pytest-sugar", r"--picked": "pytest-picked",
-    r"--remote-data": "pytest-remotedata", r"--alluredir": "allure-pytest", r"--instafail": "pytest-instafail",
-    r"--rich": "pytest-rich", r"--memray": "pytest-memray", r"--xvfb[\w-]*|--no-xvfb": "pytest-xvfb",
-    r"--count|--repeat-scope": "pytest-repeat", r"--no-success-flaky-report|--force-flaky": "flaky",
-    r"--codspeed": "pytest-codspeed", r"--inline-snapshot[\w-]*": "inline-snapshot", r"--test-?mon": "pytest-testmon",
-    r"--markdown-docs": "pytest-markdown-docs", r"--examples?": "", r"--json-report[\w-]*": "pytest-json-report",
-    r"--typeguard-packages": "typeguard", r"--beartype-packages": "pytest-beartype", r"--clarity[\w-]*": "pytest-clarity",
-    r"--hypothesis-[\w-]+": "hypothesis", r"--spec": "pytest-spec", r"--splits?|--group": "pytest-split",
-    r"--durations-path": "pytest-split", r"--azurepipelines|--no-coverage-upload": "pytest-azurepipelines",
-    r"--xdoctest[\w-]*|--xdoc": "xdoctest", r"--pycodestyle|--pep8": "pytest-pep8", r"--flakes": "pytest-flakes",
-    "xdist": "pytest-xdist", "pytest_cov": "pytest-cov", "pytester": "", "pytest_mock": "pytest-mock",
-    r"--parallel-threads": "pytest-run-parallel", r"--postgresql-[\w-]+": "pytest-postgresql",
-}  # fmt: skip
+OPTIONS: dict[str, str] = _DATA["options"]
 """Command-line option (pattern) -> distribution of the plug-in that defines it."""
-OPTIONS = {pattern: plugin for pattern, plugin in OPTIONS.items() if plugin}
-
-INI_OPTIONS: dict[str, str] = {
-    r"asyncio_(mode|default_\w+)": "pytest-asyncio", r"timeout(_\w+)?|session_timeout": "pytest-timeout",
-    r"DJANGO_SETTINGS_MODULE|django_find_project": "pytest-django", r"env": "pytest-env",
-    r"anyio_mode": "anyio", r"trio_mode": "pytest-trio", r"doctest_(plus|rst|subpackage_requires|norecursedirs)": "pytest-doctestplus",
-    r"text_file_format": "pytest-doctestplus", r"remote_data_strict": "pytest-remotedata",
-    r"mpl-[\w-]+": "pytest-mpl", r"qt_api|qt_\w+": "pytest-qt", r"mock_\w+": "pytest-mock", r"freezegun_\w+": "pytest-freezer",
-    r"beartype_packages": "pytest-beartype", r"pytester_example_dir": "", r"vcr_\w+": "pytest-recording",
-    r"reruns(_delay)?": "pytest-rerunfailures", r"xvfb_\w+": "pytest-xvfb", r"bdd_\w+": "pytest-bdd",
-    r"retries|retry_delay": "pytest-retry", r"typeguard-packages": "typeguard", r"randomly_\w+": "pytest-randomly",
-    r"flake8-[\w-]+": "pytest-flake8", r"inline-snapshot[\w-]*": "inline-snapshot", r"D": "", r"celery_\w+": "",
-    r"thread_unsafe_\w+": "pytest-run-parallel", r"faker_\w+": "faker",
-}  # fmt: skip
+SETTINGS: dict[str, str] = _DATA["settings"]
 """ini setting (pattern) -> distribution of the plug-in that reads it."""
-INI_OPTIONS = {pattern: plugin for pattern, plugin in INI_OPTIONS.items() if plugin}
-
-FIXTURES: dict[str, str] = {
-    "mocker": "pytest-mock", "class_mocker": "pytest-mock", "module_mocker": "pytest-mock", "session_mocker": "pytest-mock",
-    "benchmark": "pytest-benchmark", "event_loop": "pytest-asyncio", "unused_tcp_port": "pytest-asyncio",
-    "freezer": "pytest-freezer", "httpserver": "pytest-httpserver", "httpx_mock": "pytest-httpx",
-    "requests_mock": "requests-mock", "aiohttp_client": "pytest-aiohttp", "aiohttp_server": "pytest-aiohttp",
-    "respx_mock": "respx", "fs": "pyfakefs", "datadir": "pytest-datadir", "shared_datadir": "pytest-datadir",
-    "snapshot": "syrupy", "subtests": "pytest-subtests", "httpbin": "pytest-httpbin", "httpbin_both": "pytest-httpbin",
-    "data_regression": "pytest-regressions", "file_regression": "pytest-regressions", "num_regression": "pytest-regressions",
-    "fake_process": "pytest-subprocess", "fp": "pytest-subprocess", "qtbot": "pytest-qt", "django_db_setup": "pytest-django",
-    "rf": "pytest-django", "admin_client": "pytest-django", "django_user_model": "pytest-django",
-    "django_assert_num_queries": "pytest-django", "time_machine": "time-machine", "nursery": "pytest-trio",
-    "script_runner": "pytest-console-scripts", "localserver": "pytest-localserver", "smtpserver": "pytest-localserver",
-    "celery_app": "celery", "celery_worker": "celery", "anyio_backend": "anyio", "faker": "faker",
-    "websocket_client": "", "xprocess": "pytest-xprocess", "worker_id": "pytest-xdist", "testrun_uid": "pytest-xdist",
-    "postgresql": "pytest-postgresql", "redisdb": "pytest-redis", "socket_enabled": "pytest-socket", "check": "pytest-check",
-    "bdd_test": "", "ssl_ctx": "", "virtualenv": "pytest-virtualenv", "tmpdir_cwd": "pytest-home",
-    "jp_serverapp": "pytest-jupyter[server]", "jp_fetch": "pytest-jupyter[server]", "original_datadir": "pytest-datadir",
-    "vcr": "pytest-recording", "vcr_cassette": "pytest-recording", "lazy_datadir": "pytest-datadir", "app": "",
-}  # fmt: skip
+FIXTURES: dict[str, str] = _DATA["fixtures"]
 """Fixture that the project does not define itself -> distribution that provides it."""
-FIXTURES = {fixture: plugin for fixture, plugin in FIXTURES.items() if plugin}
+MARKS: dict[str, str] = _DATA["marks"]
+"""Mark that only means something with a plug-in -> its distribution."""
+BUILTIN_FIXTURES = frozenset(_DATA["builtin_fixtures"].split())
+TOOLS = frozenset(_DATA["tools"].split())
+TEST_GROUPS = frozenset(_DATA["test_groups"].split())
+DEVELOPER_GROUPS = frozenset(_DATA["developer_groups"].split())
+STDLIB = frozenset(sys.stdlib_module_names) | frozenset(_DATA["old_stdlib"].split())
+"""Modules of any Python's standard library."""
+_MODULES: dict[str, str] = {name: name.replace("_", "-") for name in _DATA["same"].split()} | _DATA["modules"]
+_SHARED = frozenset(_DATA["shared"].split())
 
 
 def distribution_for(module: str) -> str | None:
     """The requirement that provides a top-level module, where that is known; None where a name would be a guess."""
     top = module.split(".")[0]
-    return None if top in NOT_ON_INDEX else MODULES.get(top)
+    return None if top in _SHARED else _MODULES.get(top)

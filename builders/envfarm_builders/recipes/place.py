@@ -34,7 +34,7 @@ class Place:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         descriptor = os.open(self.folder / f".{self.key}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
-            while not _try_lock(descriptor):
+            while not _try_lock(descriptor):  # noqa: ASYNC110  (the holder may be another process)
                 await asyncio.sleep(_POLL_SEC)
             yield
         finally:

@@ -18,11 +18,20 @@ from .interpreters import Interpreter
 from .reuse import era_cutoff, tree_digest
 from .versions import asks_git, version_environment
 
-PYTEST_FLOOR = {"3.7": "6.2.5", "3.8": "6.2.5", "3.9": "6.2.5", "3.10": "6.2.5", "3.11": "7.2", "3.12": "7.4", "3.13": "8.0"}
+PYTEST_FLOOR = {
+    "3.7": "6.2.5",
+    "3.8": "6.2.5",
+    "3.9": "6.2.5",
+    "3.10": "6.2.5",
+    "3.11": "7.2",
+    "3.12": "7.4",
+    "3.13": "8.0",
+}
 """Oldest pytest that works on each interpreter, whatever the cut-off says."""
 
 TEST_ENVIRONMENT = {
-    "TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "GIT_AUTHOR_NAME": "envfarm", "GIT_AUTHOR_EMAIL": "envfarm@localhost",
+    "TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8",
+    "GIT_AUTHOR_NAME": "envfarm", "GIT_AUTHOR_EMAIL": "envfarm@localhost",
     "GIT_COMMITTER_NAME": "envfarm", "GIT_COMMITTER_EMAIL": "envfarm@localhost", "GIT_CONFIG_COUNT": "3",
     "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*", "GIT_CONFIG_KEY_1": "init.defaultBranch",
     "GIT_CONFIG_VALUE_1": "main", "GIT_CONFIG_KEY_2": "protocol.file.allow", "GIT_CONFIG_VALUE_2": "always",
@@ -37,7 +46,9 @@ def make_recipe(
     provenance = [f"python {interpreter.minor}: {why}"]
     cutoff = era_cutoff(released_at) if released_at else None
     if cutoff:
-        provenance.append(f"dependencies as of {cutoff:%Y-%m-%d} (end of the release's quarter); build backend not capped")
+        provenance.append(
+            f"dependencies as of {cutoff:%Y-%m-%d} (end of the release's quarter); build backend not capped"
+        )
     requirements = _requirements(findings, interpreter, provenance)
     mode = _mode(findings, provenance)
     env: dict[str, str] = {}
@@ -53,11 +64,12 @@ def make_recipe(
     if mode is not InstallMode.none:
         steps.append(Step(name="project", argv=uv.install_project(mode is InstallMode.editable)))
     project = _project_requirement(findings, mode, provenance)
-    steps.append(Step(name="dependencies", argv=uv.install([*project, *requirements], cutoff, *options)))
+    own = canonicalize_name(findings.name) if findings.name and mode is not InstallMode.none else ""
+    steps.append(Step(name="dependencies", argv=uv.install([*project, *requirements], cutoff, *options, own=own)))
     rebuild: tuple[Step, ...] = ()
     if findings.native and mode is not InstallMode.none:
         build = [*findings.build_requires] or ["setuptools", "wheel"]
-        steps.append(Step(name="build requirements", argv=uv.install(build, None)))
+        steps.append(Step(name="build requirements", argv=uv.install(build, None, own=own)))
         rebuild = (_rebuild(files, findings, mode),)
         provenance.append("native sources: build requirements installed, rebuild after the tree is placed")
     for note in findings.notes:
@@ -68,9 +80,7 @@ def make_recipe(
         install_mode=mode,
         install=tuple(steps),
         rebuild=rebuild,
-        test=TestCommand(
-            args=findings.pytest_args, paths=findings.test_paths, env=TEST_ENVIRONMENT | findings.env
-        ),
+        test=TestCommand(args=findings.pytest_args, paths=findings.test_paths, env=TEST_ENVIRONMENT | findings.env),
         env=env,
         tree=tree_digest(files, findings.native),
         provenance=tuple(provenance),
@@ -120,18 +130,24 @@ def _requirements(findings: Findings, interpreter: Interpreter, provenance: list
             continue
         if is_tool(wanted.name) and wanted.weight is not Weight.guessed:
             continue
-        if has_tests and wanted.weight is Weight.developer and not _from_ci(wanted) and not wanted.name.startswith("pytest"):
+        if (
+            has_tests
+            and wanted.weight is Weight.developer
+            and not _from_ci(wanted)
+            and not wanted.name.startswith("pytest")
+        ):
             continue
         key = (wanted.name, str(Requirement(wanted.text).marker or ""))
-        if any(name == wanted.name for name, _ in chosen) and key not in chosen:
-            if wanted.weight < max(other.weight for (name, _), other in chosen.items() if name == wanted.name):
-                continue
+        if any(name == wanted.name and other.weight > wanted.weight for (name, _), other in chosen.items()):
+            continue
         chosen.setdefault(key, wanted)
     if not has_tests:
         provenance.append("no extra, group or file is named for testing: developer lists and imports are used")
     for wanted in chosen.values():
         provenance.append(f"{wanted.text}: {wanted.source}")
-    rest = sorted((each for each in chosen.values() if each.name != "pytest"), key=lambda each: (-each.weight, each.text))
+    rest = sorted(
+        (each for each in chosen.values() if each.name != "pytest"), key=lambda each: (-each.weight, each.text)
+    )
     tools = [tool for tool in ("pip", "setuptools<81") if name_of(tool) not in {own, *(each.name for each in rest)}]
     # In order of weight: on a conflict, repair takes them out from the end.
     return [*_pytest(chosen, interpreter), *(each.text for each in rest), *tools]
@@ -155,7 +171,21 @@ def _pytest(chosen: dict[tuple[str, str], Wanted], interpreter: Interpreter) -> 
 
 def _reaches(specifier: SpecifierSet, floor: str) -> bool:
     """Whether some known pytest at or above ``floor`` satisfies the specifier."""
-    known = ["6.2.5", "7.0.1", "7.1.3", "7.2.2", "7.3.2", "7.4.4", "8.0.2", "8.1.2", "8.2.2", "8.3.5", "8.4.2", "9.0.0", "99"]
+    known = [
+        "6.2.5",
+        "7.0.1",
+        "7.1.3",
+        "7.2.2",
+        "7.3.2",
+        "7.4.4",
+        "8.0.2",
+        "8.1.2",
+        "8.2.2",
+        "8.3.5",
+        "8.4.2",
+        "9.0.0",
+        "99",
+    ]
     pinned = [spec.version for spec in specifier if spec.operator in {"==", "~=", "<="} and "*" not in spec.version]
     usable = [each for each in [*known, *pinned] if _release(each) >= _release(floor)]
     return any(specifier.contains(each, prereleases=True) for each in usable)

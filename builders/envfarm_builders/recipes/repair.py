@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from envfarm.core.environment import InstallMode, Recipe
 from envfarm.core.errors import BuilderError, Reason
 
-from .adjust import Adjustments, name_of
+from .adjust import Adjustments, name_of, own_name
 from .names import OPTIONS, distribution_for
 
 
@@ -161,12 +161,10 @@ def _drop(context: _Context) -> Adjustments | None:
     if name in context.now.dropped or name == "pytest":
         return None
     words = [word for step in context.recipe.install if step.name == "dependencies" for word in step.argv[3:]]
-    if name not in {name_of(word) for word in (*words, *context.now.added)} or name == _project_name(context.recipe):
+    if name not in {name_of(word) for word in (*words, *context.now.added)} or name == own_name(context.recipe):
         return None
     added = tuple(each for each in context.now.added if name_of(each) != name)
-    return context.now.noting(
-        context.note(f"dropped {name}"), dropped=context.now.dropped | {name}, added=added
-    )
+    return context.now.noting(context.note(f"dropped {name}"), dropped=context.now.dropped | {name}, added=added)
 
 
 def _drop_least(context: _Context) -> Adjustments | None:
@@ -187,7 +185,9 @@ def _with_value(context: _Context, value: str) -> _Context:
 def _override(context: _Context) -> Adjustments | None:
     if context.value in context.now.overrides:
         return None
-    return context.now.noting(context.note(f"overrode {context.value}"), overrides=(*context.now.overrides, context.value))
+    return context.now.noting(
+        context.note(f"overrode {context.value}"), overrides=(*context.now.overrides, context.value)
+    )
 
 
 def _regular(context: _Context) -> Adjustments | None:
@@ -233,14 +233,6 @@ def _uncap(context: _Context) -> Adjustments | None:
 
 def _stop(context: _Context) -> Adjustments | None:
     raise BuilderError(context.value, reason=Reason.install_failed, phase="install", remedy=context.rule.reason)
-
-
-def _project_name(recipe: Recipe) -> str:
-    """The first requirement of the dependencies step is the project itself, where it is installed by name."""
-    for step in recipe.install:
-        if step.name == "dependencies" and recipe.install_mode is not InstallMode.none:
-            return next((name for word in step.argv[3:] if (name := name_of(word))), "")
-    return ""
 
 
 ACTIONS = {

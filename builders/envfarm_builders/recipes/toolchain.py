@@ -17,12 +17,10 @@ from envfarm.core.failpoints import failpoint
 from .elf import relocate_library_path
 from .interpreters import Interpreter
 
-_LAYOUT = "v1"
+_LAYOUT = "v2"
 """Raised when the same interpreter would give another folder."""
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "idlelib", "turtledemo", "__pycache__", "idle_test"})
 """Folders of the library that no environment needs, or that would leak this machine's packages into it."""
-_KEPT_OF_TEST = frozenset({"__init__.py", "support"})
-"""Of the interpreter's own tests, 100 MB, projects use the helpers only."""
 
 
 def ensure_toolchain(home: Path, interpreter: Interpreter) -> Path:
@@ -82,7 +80,7 @@ def _copy(interpreter: Interpreter, staging: Path) -> None:
 
 
 def _compile(staging: Path, name: str) -> None:
-    """Bytecode for the library, good for whatever time stamps a copy of the folder gets: in a box nothing can add it."""
+    """Bytecode for the library, good for whatever time stamps a copy gets: in a box nothing can add it."""
     subprocess.run(
         [
             *(staging / "bin" / name, "-I", "-m", "compileall", "-q", "-j", "0"),
@@ -97,9 +95,9 @@ def _compile(staging: Path, name: str) -> None:
 
 
 def _ignore(folder: str, names: list[str]) -> set[str]:
-    if Path(folder).name == "test" and Path(folder).parent.name.startswith("python3"):
-        return set(names) - _KEPT_OF_TEST
-    return {name for name in names if name in _LEFT_OUT or name.endswith(".a")}
+    # The interpreter's own tests, 100 MB, would also hide a project's folder of the same name.
+    own_tests = {"test"} if Path(folder).name.startswith("python3") else set()
+    return {name for name in names if name in _LEFT_OUT | own_tests or name.endswith(".a")}
 
 
 def _rewrite_prefix(library: Path, prefix: str) -> None:

@@ -59,9 +59,15 @@ def cutoff_arguments(cutoff: datetime | None) -> tuple[str, ...]:
     return tuple(arguments)
 
 
-def install(requirements: Iterable[str], cutoff: datetime | None, *options: str) -> tuple[str, ...]:
-    """Install distributions, resolved as of ``cutoff``."""
-    return (UV, "pip", "install", *cutoff_arguments(cutoff), *options, *requirements)
+NEVER = "1990-01-01T00:00:00Z"
+"""Before any upload."""
+
+
+def install(requirements: Iterable[str], cutoff: datetime | None, *options: str, own: str = "") -> tuple[str, ...]:
+    """Install distributions, resolved as of ``cutoff``. No release of the project's ``own`` name is ever taken from the
+    index: the installed tree must satisfy whoever asks for it."""
+    kept = ("--exclude-newer-package", f"{own}={NEVER}") if own else ()
+    return (UV, "pip", "install", *cutoff_arguments(cutoff), *kept, *options, *requirements)
 
 
 def install_project(editable: bool, *options: str) -> tuple[str, ...]:

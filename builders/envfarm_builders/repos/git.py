@@ -81,7 +81,9 @@ class GitRepository:
         """Commit id -> highest release tag at or before it."""
         if self._versions is None:
             tags: dict[str, str] = {}
-            listing = self._git.run("for-each-ref", "--format=%(objectname) %(*objectname) %(refname:strip=2)", "refs/tags")
+            listing = self._git.run(
+                "for-each-ref", "--format=%(objectname) %(*objectname) %(refname:strip=2)", "refs/tags"
+            )
             for line in listing.decode("utf-8", "replace").splitlines():
                 direct, peeled, tag = line.split(" ", 2)
                 tags[peeled or direct] = tag

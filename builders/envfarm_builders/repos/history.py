@@ -58,9 +58,7 @@ def parse_changes(tokens: Iterable[bytes]) -> tuple[FileChange, ...]:
     changes = []
     for path, (letter, old) in sorted(status.items()):
         added, deleted, binary = counts.get(path, (0, 0, False))
-        changes.append(
-            FileChange(path=path, old_path=old, added=added, deleted=deleted, status=letter, binary=binary)
-        )
+        changes.append(FileChange(path=path, old_path=old, added=added, deleted=deleted, status=letter, binary=binary))
     return tuple(changes)
 
 

@@ -51,7 +51,8 @@ class Release:
 class PackageIndex:
     """Reads an index through its JSON interface (PEP 691 and PEP 700). Calls block.
 
-    Raises ``BuilderError``: ``index_unreachable`` (retryable) when it does not answer, ``package_unknown``, ``no_sdist``.
+    Raises ``BuilderError``: ``index_unreachable`` (retryable) when it does not answer, ``package_unknown``,
+    ``no_sdist``.
     """
 
     def __init__(self, url: str = "", *, cert: str = "", timeout_sec: float = 30.0, attempts: int = 3) -> None:
@@ -111,7 +112,10 @@ class PackageIndex:
         request = urllib.request.Request(url, headers={"Accept": f"{_JSON}, */*;q=0.1", "User-Agent": "envfarm"})
         if self._auth and urlsplit(url).netloc == urlsplit(self._url).netloc:
             request.add_header("Authorization", self._auth)
-        for attempt in range(1, self._attempts + 1):
+        failure: BuilderError | None = None
+        for attempt in range(self._attempts):
+            if failure is not None:
+                time.sleep(0.5 * 3 ** (attempt - 1))
             try:
                 with urllib.request.urlopen(request, timeout=self._timeout_sec, context=self._ssl) as answer:
                     data = answer.read(limit + 1)
@@ -131,9 +135,8 @@ class PackageIndex:
                 failure = _unreachable(f"it answers {error.code} {error.reason}")
             except (OSError, ValueError) as error:  # retry: refused, reset, timed out, unresolvable, cut short
                 failure = _unreachable(str(getattr(error, "reason", error)) or type(error).__name__)
-            if attempt < self._attempts:
-                time.sleep(0.5 * 3 ** (attempt - 1))
-        raise failure  # pyright: ignore[reportPossiblyUnbound]
+        assert failure is not None
+        raise failure
 
 
 def configured_index(environ: Mapping[str, str] | None = None) -> tuple[str, str]:
@@ -147,6 +150,7 @@ def configured_index(environ: Mapping[str, str] | None = None) -> tuple[str, str
         if value := environ.get(key, "").strip():
             # uv allows ``name=url``.
             return re.sub(r"^[\w.-]+=(?=https?:)", "", value), cert
+    problem = ""
     for prelude in ("", _BUNDLED_PIP):
         done = subprocess.run(
             [sys.executable, "-c", prelude + _ASK_PIP], capture_output=True, text=True, env=dict(environ), timeout=60
@@ -154,13 +158,14 @@ def configured_index(environ: Mapping[str, str] | None = None) -> tuple[str, str
         if done.returncode == 0:
             url, pip_cert = json.loads(done.stdout.splitlines()[-1])
             return url, cert or pip_cert or ""
+        problem = done.stderr
     raise BuilderError(
         "No package index is configured and pip is not here to ask.",
         reason=Reason.index_unreachable,
         phase="index",
         tier=Tier.environment,
         remedy="Name one in UV_DEFAULT_INDEX.",
-        detail=done.stderr,  # pyright: ignore[reportPossiblyUnbound]
+        detail=problem,
     )
 
 
@@ -233,5 +238,3 @@ def _unreachable(why: str, retryable: bool = True) -> BuilderError:
         remedy=_REMEDY,
         retryable=retryable,
     )
-
-

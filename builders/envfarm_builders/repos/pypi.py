@@ -105,7 +105,10 @@ def check_name(name: str) -> str:
     """The normalised project name. Raises ``package_unknown`` for what cannot be one."""
     if not _NAME.fullmatch(name):
         raise BuilderError(
-            f"'{name}' cannot be a package name.", reason=Reason.package_unknown, phase="index", remedy="Check the spelling."
+            f"'{name}' cannot be a package name.",
+            reason=Reason.package_unknown,
+            phase="index",
+            remedy="Check the spelling.",
         )
     return canonicalize_name(name)
 
@@ -132,14 +135,18 @@ def _materialise(project: str, path: Path, downloads: Path, index: PackageIndex,
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _with_tests(project: str, index: PackageIndex, downloads: Path, wanted: int) -> list[tuple[Release, dict[str, File]]]:
+def _with_tests(
+    project: str, index: PackageIndex, downloads: Path, wanted: int
+) -> list[tuple[Release, dict[str, File]]]:
     """The newest releases that carry tests, newest first. Broken archives are passed over while others are left."""
     looked_at = index.releases(project)[: 2 * wanted + 4]
     chosen: list[tuple[Release, dict[str, File]]] = []
     problem: BuilderError | None = None
     with ThreadPoolExecutor(4) as pool:
         for start in range(0, len(looked_at), 4):
-            for release, files in pool.map(lambda release: _attempt(release, index, downloads), looked_at[start : start + 4]):
+            for release, files in pool.map(
+                lambda release: _attempt(release, index, downloads), looked_at[start : start + 4]
+            ):
                 if isinstance(files, BuilderError):
                     problem = files
                 elif carries_tests(files) and len(chosen) < wanted:

@@ -12,7 +12,12 @@ from envfarm.core.archive import File
 from envfarm.core.errors import BuilderError, Reason
 
 _WHO = "envfarm <envfarm@localhost>"
-_ENV = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+_ENV = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "LC_ALL": "C",
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ def _git(args: list[str], stdin: bytes) -> None:
     done = subprocess.run(["git", *args], input=stdin, capture_output=True, env=_ENV)
     if done.returncode != 0:
         message = done.stderr.decode("utf-8", "replace").strip()
+        first = message.splitlines()[0] if message else "git failed"
         raise BuilderError(
-            f"The releases could not be written as a git repository: {message.splitlines()[0] if message else 'git failed'}.",
+            f"The releases could not be written as a git repository: {first}.",
             reason=Reason.repository_broken,
             phase="materialise",
             detail=message,

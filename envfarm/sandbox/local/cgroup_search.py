@@ -8,7 +8,7 @@ from pathlib import Path
 
 from envfarm.core.box import Limits
 
-from .cgroups import Cgroups, make, try_remove, v1_settings, v2_settings, write
+from .cgroups import Cgroups, enable, make, try_remove, v1_settings, v2_settings, weigh, write
 
 WANTED = ("memory", "pids", "cpu")
 FOLDER = "envfarm"
@@ -36,6 +36,9 @@ def find_cgroups(mounts: str | None = None, own: str | None = None) -> Cgroups:
             problems.append(problem)
     elif left:
         problems.append(f"{', '.join(sorted(left))}: no hierarchy is mounted")
+    for parent in (v1.get("cpu"), v2 if "cpu" in controllers else None):
+        if parent is not None:
+            weigh(make(parent))
     return Cgroups(v1=v1, v2=v2, v2_controllers=controllers, note="; ".join(problems))
 
 
@@ -67,9 +70,9 @@ def _find_v2(mount: Path, own: str, wanted: frozenset[str]) -> tuple[Path | None
             if not there or not os.access(base / "cgroup.procs", os.W_OK):
                 problem = problem or f"{', '.join(sorted(wanted))}: not delegated to this user"
                 continue
-            _enable(base, there)
+            enable(base, there)
             parent = make(base / FOLDER)
-            _enable(parent, there)
+            enable(parent, there)
         except OSError as error:
             problem = problem or f"{', '.join(sorted(wanted))}: {error.strerror}"
             continue
@@ -79,12 +82,6 @@ def _find_v2(mount: Path, own: str, wanted: frozenset[str]) -> tuple[Path | None
         missing = wanted - there
         return parent, there, f"{', '.join(sorted(missing))}: not delegated to this user" if missing else ""
     return None, frozenset(), problem
-
-
-def _enable(folder: Path, controllers: frozenset[str]) -> None:
-    missing = controllers - set((folder / "cgroup.subtree_control").read_text().split())
-    if missing:
-        (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in sorted(missing)))
 
 
 def _probe(parent: Path, settings: list[tuple[str, str, bool]]) -> str:

@@ -48,6 +48,8 @@ class Cgroups:
         for controller, parent in self.v1.items():
             write(make(parent / box_id), v1_settings(controller, limits))
         if self.v2 is not None:
+            make(self.v2)
+            enable(self.v2, self.v2_controllers)
             settings = [item for name in sorted(self.v2_controllers) for item in v2_settings(name, limits)]
             write(make(self.v2 / box_id), settings)
 
@@ -83,6 +85,7 @@ def remove_parents(cgroups: Cgroups) -> None:
 
 
 def make(path: Path) -> Path:
+    """Make a cgroup below the shared parent, or take the one that is there."""
     for _ in range(20):
         try:
             path.mkdir(mode=0o755)
@@ -93,10 +96,29 @@ def make(path: Path) -> Path:
             # The shared parent is made by the first box and goes with the last, possibly of another process.
             with contextlib.suppress(FileExistsError):
                 path.parent.mkdir(mode=0o755)
+            weigh(path.parent)
     raise OSError(errno.EBUSY, "the cgroup's parent keeps disappearing", str(path))
 
 
+def weigh(parent: Path) -> None:
+    """Give all boxes together the weight of as many ordinary tasks as there are cores.
+
+    A new group weighs as much as one task outside it: beside anything else that is busy, sixteen boxes would have to
+    make do with the time of one process.
+    """
+    cores = os.cpu_count() or 1
+    write(parent, [("cpu.shares", str(1024 * cores), False), ("cpu.weight", str(min(100 * cores, 10_000)), False)])
+
+
+def enable(folder: Path, controllers: frozenset[str]) -> None:
+    """Hand controllers on to the groups below (version 2). Raises ``OSError``."""
+    missing = controllers - set((folder / "cgroup.subtree_control").read_text().split())
+    if missing:
+        (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in sorted(missing)))
+
+
 def write(path: Path, settings: list[tuple[str, str, bool]]) -> None:
+    """Write settings into a cgroup. Raises ``OSError``, for a missing file only where the setting is required."""
     for name, value, required in settings:
         try:
             fd = os.open(path / name, os.O_WRONLY)
@@ -111,7 +133,7 @@ def write(path: Path, settings: list[tuple[str, str, bool]]) -> None:
 
 
 def v1_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
-    """File, value, and whether the file must be there (swap accounting may be off)."""
+    """What holds a controller to the limits: file, value, and whether it must be there (swap accounting may be off)."""
     memory = str(limits.memory_mb << 20)
     return {
         "memory": [("memory.limit_in_bytes", memory, True), ("memory.memsw.limit_in_bytes", memory, False)],
@@ -124,6 +146,7 @@ def v1_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
 
 
 def v2_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
+    """As :func:`v1_settings`, for version 2."""
     return {
         "memory": [("memory.max", str(limits.memory_mb << 20), True), ("memory.swap.max", "0", False)],
         "pids": [("pids.max", str(limits.pids + SUPERVISOR_TASKS), True)],
@@ -132,6 +155,7 @@ def v2_settings(controller: str, limits: Limits) -> list[tuple[str, str, bool]]:
 
 
 def try_remove(path: Path) -> bool:
+    """Whether the cgroup is gone now."""
     try:
         path.rmdir()
     except FileNotFoundError:

@@ -27,6 +27,13 @@ def start_failure(log: str, exit_code: int | None, uid: int | None) -> ProviderE
             _NAMESPACE_REMEDY,
             log,
         )
+    if "can't mount proc" in lowered:
+        return _error(
+            "The kernel refused a box its own /proc, as it does in containers that cover parts of theirs.",
+            Reason.box_start_failed,
+            "Start the container with an uncovered /proc (docker: --security-opt systempaths=unconfined).",
+            log,
+        )
     if "launch: user" in lowered or "launch: group" in lowered or "launch: setgroups" in lowered:
         return _error(
             f"Boxes cannot be run as the unprivileged user {uid}: {last.removeprefix('launch: ')}.",

@@ -21,7 +21,9 @@ class Reach:
         """Raise ``ProviderError`` (config) that names the first obstacle on the way to ``path``, and its remedy."""
         if path in self._known:
             return
-        for step in (*reversed(path.parents), path):
+        # Both the way as it is written and, where links are on it, the way it really goes.
+        real = path.resolve()
+        for step in dict.fromkeys((*reversed(path.parents), path, *reversed(real.parents), real)):
             try:
                 status = step.stat()
             except FileNotFoundError:
@@ -32,7 +34,7 @@ class Reach:
                 raise self._blocked(step, path, what) from None
             is_folder = stat.S_ISDIR(status.st_mode)
             # The way there must be open for passing; the end itself for reading too.
-            needed = (stat.S_IXOTH if is_folder else 0) | (stat.S_IROTH if step == path else 0)
+            needed = (stat.S_IXOTH if is_folder else 0) | (stat.S_IROTH if step in (path, real) else 0)
             if not self._allows(status, needed):
                 raise self._blocked(step, path, what)
         self._known.add(path)
@@ -58,7 +60,7 @@ class Reach:
 
     def _blocked(self, step: Path, path: Path, what: str) -> ProviderError:
         user = "this user" if self._uid is None else f"the boxes' user {self._uid}"
-        mode = "o+rx" if step == path else "o+x"
+        mode = "o+rx" if step in (path, path.resolve()) else "o+x"
         return ProviderError(
             f"{what} {path} cannot be reached by {user}: {step} is closed to it.",
             reason=Reason.config,

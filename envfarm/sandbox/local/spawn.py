@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 _Job = tuple[list[str], tuple[int, ...], int, "Future[subprocess.Popen[bytes]]"]
 
@@ -51,7 +51,7 @@ class Spawner:
                     env={},
                     start_new_session=True,
                 )
-            except OSError as error:  # boundary: it belongs to whoever waits, not to this thread
+            except Exception as error:  # boundary: it belongs to whoever waits; without this thread nothing starts
                 future.set_exception(error)
             else:
                 future.set_result(process)
@@ -105,18 +105,22 @@ class Child:
 
 
 async def start(argv: Sequence[str], pass_fds: tuple[int, ...], stderr: int) -> Child:
-    """Start ``argv`` from the spawning thread. Raises ``OSError``. A caller cancelled meanwhile leaves nothing."""
+    """Start ``argv`` from the spawning thread. Raises ``OSError``.
+
+    When this returns or raises, the descriptors are no longer used here: the caller may close them. A caller
+    cancelled meanwhile leaves no process.
+    """
     future = _spawner.spawn(argv, pass_fds, stderr)
     try:
         process = await asyncio.shield(asyncio.wrap_future(future))
     except asyncio.CancelledError:
-        future.add_done_callback(_end_unwanted)
+        if not future.cancel():
+            # It is being started this moment. Waiting blocks the loop for as long as a vfork takes; to go on would let
+            # the caller close descriptors, and others get their numbers, before the child has its copies.
+            wait([future])
+            if future.exception() is None:
+                process = future.result()
+                process.kill()
+                process.wait()
         raise
     return Child(process)
-
-
-def _end_unwanted(future: Future[subprocess.Popen[bytes]]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        process = future.result()
-        process.kill()
-        process.wait()

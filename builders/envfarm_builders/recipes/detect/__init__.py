@@ -40,9 +40,7 @@ def find(files: Files) -> Findings:
     return findings
 
 
-def detect(
-    files: Files, *, version: str, released_at: datetime | None, interpreters: Sequence[Interpreter]
-) -> Recipe:
+def detect(files: Files, *, version: str, released_at: datetime | None, interpreters: Sequence[Interpreter]) -> Recipe:
     """The recipe of a tree.
 
     ``version`` is the release that the tree is or follows (empty when unknown), ``released_at`` sets the date cut-off

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections.abc import Iterator
 
 from packaging.utils import canonicalize_name
 
 from ..findings import Files, Findings, Weight
-from ..names import distribution_for
+from ..names import STDLIB, distribution_for
 from .layout import packages, test_files
 from .setup_py import parse
-
-_OLD_STDLIB = frozenset(
-    "distutils imp asynchat asyncore smtpd lib2to3 cgi cgitb crypt nntplib telnetlib pipes uu xdrlib sndhdr imghdr "
-    "audioop aifc chunk msilib nis ossaudiodev spwd sunau parser formatter symbol binhex _bootlocale test "
-    "__builtin__ urllib2 urlparse StringIO cStringIO ConfigParser Queue httplib cPickle HTMLParser htmlentitydefs "
-    "cookielib xmlrpclib BaseHTTPServer SimpleHTTPServer SocketServer thread commands __main__".split()
-)
-STDLIB = frozenset(sys.stdlib_module_names) | _OLD_STDLIB
 
 
 def read_imports(files: Files, findings: Findings) -> None:

@@ -20,7 +20,15 @@ _UNIT = re.compile(r"^(tests?[-_])?(unit|unittests?|unit[-_]?tests?)$")
 _BROADER = re.compile(r"^(functional|system|regression|performance|perf|stress|benchmarks?|scenarios?)([-_]?tests?)?$")
 _DEFINES = re.compile(rb"^\s*(async\s+)?def\s+test|^\s*class\s+\w*Test|^\s*def\s+runTest", re.MULTILINE)
 _NATIVE_SOURCE = re.compile(r"\.(pyx|c|cc|cpp|cxx|rs|f|f90|go)$")
-_NATIVE_BACKENDS = ("maturin", "mesonpy", "scikit_build_core", "setuptools_rust", "py_build_cmake", "sipbuild", "enscons")
+_NATIVE_BACKENDS = (
+    "maturin",
+    "mesonpy",
+    "scikit_build_core",
+    "setuptools_rust",
+    "py_build_cmake",
+    "sipbuild",
+    "enscons",
+)
 
 
 def test_files(files: Files) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from ..findings import Findings, Weight
@@ -27,7 +28,7 @@ def read_poetry(poetry: Mapping[str, Any], findings: Findings) -> None:
         if isinstance(python, str) and not findings.requires_python:
             findings.requires_python = specifier(python)
         findings.want(_requirements(dependencies, optional=False), Weight.runtime, f"{FILE} tool.poetry.dependencies")
-        optional = {line.split("[")[0].split(" ")[0].lower(): line for line in _requirements(dependencies, True)}
+        optional = {re.split(r"[^\w.-]", line)[0].lower(): line for line in _requirements(dependencies, True)}
         for name, members in (poetry.get("extras") or {}).items():
             if isinstance(members, list):
                 lines = (optional.get(str(member).lower(), str(member)) for member in members)
@@ -67,12 +68,21 @@ def _requirements(table: Mapping[str, Any], optional: bool | None = None) -> lis
 
 
 def specifier(text: str) -> str:
-    """PEP 440 specifier of a poetry constraint: ``^1.2`` -> ``>=1.2,<2``; alternatives (``||``) keep their lower end."""
+    """PEP 440 specifier of a poetry constraint: ``^1.2`` -> ``>=1.2,<2``. Of alternatives (``||``) the first is taken;
+    what is no constraint is left out."""
     first = re.split(r"\s*\|\|?\s*", text.strip())[0]
     parts: list[str] = []
     for part in re.split(r"\s*,\s*|\s+(?=[<>=!~^\d*])", first):
         parts += _part(part.strip().replace(" ", ""))
-    return ",".join(parts)
+    return ",".join(part for part in parts if _valid(part))
+
+
+def _valid(part: str) -> bool:
+    try:
+        SpecifierSet(part)
+    except InvalidSpecifier:
+        return False
+    return True
 
 
 def _part(part: str) -> list[str]:

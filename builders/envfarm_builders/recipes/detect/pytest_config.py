@@ -7,25 +7,13 @@ import shlex
 from typing import Any
 
 from ..findings import Files, Findings, Weight, text_of
-from ..names import FIXTURES, INI_OPTIONS, OPTIONS
+from ..names import FIXTURES, MARKS, OPTIONS, SETTINGS
 from . import pyproject
 from .setup_cfg import parse_ini
 
 _INI_FILES = (("pytest.ini", "pytest"), (".pytest.ini", "pytest"), ("tox.ini", "pytest"), ("setup.cfg", "tool:pytest"))
 _USES_FIXTURES = re.compile(rb"(?:def\s+test\w*|fixture(?:\([^\n]*\))?\n\s*(?:async\s+)?def\s+\w+)\s*\(([^)]*)\)")
 _MARK = re.compile(rb"pytest\.mark\.(\w+)")
-_MARKS = {
-    "asyncio": "pytest-asyncio", "anyio": "anyio", "trio": "pytest-trio", "timeout": "pytest-timeout",
-    "flaky": "pytest-rerunfailures", "django_db": "pytest-django", "benchmark": "pytest-benchmark",
-    "freeze_time": "pytest-freezer", "dependency": "pytest-dependency", "order": "pytest-order", "run": "pytest-ordering",
-    "repeat": "pytest-repeat", "forked": "pytest-forked", "twisted": "pytest-twisted", "gen_test": "pytest-tornado",
-    "httpx_mock": "pytest-httpx", "vcr": "pytest-recording", "parallel_threads": "pytest-run-parallel",
-    "default_cassette": "pytest-vcr", "block_network": "pytest-recording", "remote_data": "pytest-remotedata",
-    "subprocess": "pytest-subprocess", "xdist_group": "pytest-xdist", "parametrize_with_cases": "pytest-cases",
-    "datafiles": "pytest-datafiles", "thread_unsafe": "pytest-run-parallel", "mpl_image_compare": "pytest-mpl",
-    "enable_socket": "pytest-socket", "disable_socket": "pytest-socket", "allow_hosts": "pytest-socket",
-    "skip_slow": "", "celery": "pytest-celery", "asyncio_cooperative": "pytest-asyncio-cooperative",
-}  # fmt: skip
 
 
 def read_pytest_config(files: Files, findings: Findings) -> None:
@@ -61,7 +49,7 @@ def _flat(options: dict[str, Any]) -> dict[str, str]:
 
 def _read_options(files: Files, options: dict[str, str], findings: Findings, source: str) -> None:
     for key in options:
-        for pattern, plugin in INI_OPTIONS.items():
+        for pattern, plugin in SETTINGS.items():
             if re.fullmatch(pattern, key):
                 findings.want([plugin], Weight.test, f"{source} {key}")
     try:
@@ -94,7 +82,7 @@ def _read_usage(files: Files, findings: Findings) -> None:
                 if fixture in FIXTURES and fixture not in own_fixtures:
                     findings.want([FIXTURES[fixture]], Weight.guessed, f"fixture {fixture} in {path}")
         for match in _MARK.finditer(data):
-            plugin = _MARKS.get(match[1].decode(), "")
+            plugin = MARKS.get(match[1].decode(), "")
             if plugin:
                 findings.want([plugin], Weight.guessed, f"mark {match[1].decode()} in {path}")
 

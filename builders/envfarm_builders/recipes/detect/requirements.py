@@ -7,7 +7,9 @@ import re
 
 from ..findings import Files, Findings, Weight, text_of
 
-_FILE = re.compile(r"(^|/)[\w.-]*(require|deps|constraint)[\w.-]*\.(txt|in|pip)$|(^|/)requirements/[\w./-]+\.(txt|in|pip)$")
+_FILE = re.compile(
+    r"(^|/)[\w.-]*(require|deps|constraint)[\w.-]*\.(txt|in|pip)$|(^|/)requirements/[\w./-]+\.(txt|in|pip)$"
+)
 _TEST = re.compile(r"(^|[-_./])(tests?|testing|pytest|ci|unit|unittests?|tox)([-_.]|$)", re.IGNORECASE)
 _DEVELOPER = re.compile(r"(^|[-_./])(dev|develop|development|devel|local)([-_.]|$)", re.IGNORECASE)
 _NOT = re.compile(

@@ -11,14 +11,17 @@ from ..findings import Files, Findings, Weight
 from ..groups import is_developer_name, is_test_name
 from .requirements import read_lines
 
-_VALUED = frozenset("-i --index-url --extra-index-url -f --find-links -c --constraint -t --target --python -p".split())
+_VALUED = {
+    "-i", "--index-url", "--extra-index-url", "-f", "--find-links", "-c", "--constraint", "-t", "--target", "--python",
+    "-p",
+}  # fmt: skip
 _UNSAFE = re.compile(r"[$`{}<>|&;*]")
-_PYTEST_VALUED = frozenset(
-    "-m -k -p -n -c -o -W -r --ignore --ignore-glob --deselect --import-mode --cov --cov-report --cov-config "
-    "--junitxml --junit-xml --durations --maxfail --tb --timeout --rootdir --basetemp --override-ini "
-    "--numprocesses --dist".split()
-)
-_KEPT = frozenset("--ignore --ignore-glob --deselect --import-mode -m -k".split())
+_PYTEST_VALUED = {
+    "-m", "-k", "-p", "-n", "-c", "-o", "-W", "-r", "--ignore", "--ignore-glob", "--deselect", "--import-mode", "--cov",
+    "--cov-report", "--cov-config", "--junitxml", "--junit-xml", "--durations", "--maxfail", "--tb", "--timeout",
+    "--rootdir", "--basetemp", "--override-ini", "--numprocesses", "--dist",
+}  # fmt: skip
+_KEPT = frozenset(["--ignore", "--ignore-glob", "--deselect", "--import-mode", "-m", "-k"])
 """pytest options that choose what is run or how it is imported; the rest is reporting."""
 
 

@@ -108,7 +108,19 @@ def _set_variable(findings: Findings, key: str, value: str) -> None:
         findings.env.setdefault(key, value)
 
 
-_LEFT_OUT = ("PYTHONPATH", "PATH", "HOME", "PIP_", "UV_", "COVERAGE", "COV_", "TOX", "VIRTUALENV", "PYTHONDEVMODE", "LD_")
+_LEFT_OUT = (
+    "PYTHONPATH",
+    "PATH",
+    "HOME",
+    "PIP_",
+    "UV_",
+    "COVERAGE",
+    "COV_",
+    "TOX",
+    "VIRTUALENV",
+    "PYTHONDEVMODE",
+    "LD_",
+)
 
 
 def _table(value: Any, *path: str) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""Repair rules: known outputs lead to known changes, each recorded; and the steps that result."""
+
+from __future__ import annotations
+
+import pytest
+from envfarm_builders.recipes import uv
+from envfarm_builders.recipes.adjust import Adjustments, adjusted_steps, name_of
+from envfarm_builders.recipes.probe import read_collection
+from envfarm_builders.recipes.repair import ACTIONS, Failure, load_rules, repair
+from envfarm_builders.recipes.uv import install, install_project, venv
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envfarm.core.environment import InstallMode, Recipe
+
+START = Adjustments(mode=InstallMode.editable)
+
+
+def recipe(*requirements: str) -> Recipe:
+    from datetime import UTC, datetime
+
+    from envfarm.core.environment import Step
+
+    cutoff = datetime(2022, 1, 1, tzinfo=UTC)
+    argv = install(["thing[test]", "pytest", *requirements], cutoff, "--constraint", uv.CONSTRAINTS, own="thing")
+    steps = (
+        Step(name="venv", argv=venv()),
+        Step(name="constraints", argv=uv.write_file(uv.CONSTRAINTS, "a==1\n")),
+        Step(name="project", argv=install_project(True)),
+        Step(name="dependencies", argv=argv),
+    )
+    return Recipe(toolchain="3.11", cutoff=cutoff, install_mode=InstallMode.editable, install=steps)
+
+
+INSTALL = [
+    ("project", "ModuleNotFoundError: No module named 'pkg_resources'", "build constraint setuptools<81"),
+    ("project", "error in x setup command: use_2to3 is invalid.", "build constraint setuptools<72"),
+    ("project", "Build backend is missing the `build_editable` hook", "installed regularly"),
+    ("project", "ModuleNotFoundError: No module named 'numpy'", "build requirement numpy"),
+    ("project", "gcc: fatal error", "installed regularly"),
+    ("dependencies", "× No solution found when resolving dependencies", "versions given up"),
+    ("dependencies", "Because foo was not found in the package registry and you require foo", "dropped foo"),
+    ("dependencies", "Failed to build `foo==1.0`", "dropped foo"),
+]
+COLLECT = [
+    ("E   ModuleNotFoundError: No module named 'yaml'", "added pyyaml"),
+    ("ERROR: usage: pytest\npytest: error: unrecognized arguments: --cov=x --timeout 3", "added pytest-timeout"),
+    ("E   pytest.PytestRemovedIn10Warning: x", "added pytest<9.1"),
+    ("ImportError: cannot import name 'soft_unicode' from 'markupsafe'", "added markupsafe<2.1"),
+    ("A module that was compiled using NumPy 1.x cannot be run", "added numpy<2"),
+    ("ERROR: Missing required plugins: pytest-foo", "added pytest-foo"),
+]
+
+
+@pytest.mark.parametrize(("step", "output", "note"), INSTALL)
+def test_installation_rules(step: str, output: str, note: str):
+    start = START if "solution" in output else START.noting("x", unlocked=True)
+    mended = repair(recipe("foo"), start, Failure("install", step, output))
+    assert mended is not None and note in mended.notes[-1] and mended.notes[-1].startswith("repair ")
+
+
+@pytest.mark.parametrize(("output", "note"), COLLECT)
+def test_collection_rules(output: str, note: str):
+    mended = repair(recipe(), START, Failure("collect", "", output))
+    assert mended is not None and note in "\n".join(mended.notes)
+
+
+def test_every_rule_has_a_known_action_and_a_name_of_its_own():
+    rules = load_rules()
+    assert len({rule.name for rule in rules}) == len(rules)
+    assert all(rule.action in ACTIONS for rule in rules)
+
+
+def test_an_unknown_module_is_installed_only_if_the_project_names_it():
+    failure = Failure("collect", "", "ModuleNotFoundError: No module named 'some_odd_thing'")
+    assert repair(recipe(), START, failure) is None
+    mended = repair(recipe(), START, failure, frozenset({"some-odd-thing"}))
+    assert mended is not None and mended.added == ("some-odd-thing",)
+
+
+def test_the_same_change_is_not_made_twice():
+    failure = Failure("collect", "", "ModuleNotFoundError: No module named 'yaml'")
+    once = repair(recipe(), START, failure)
+    assert once is not None and repair(recipe(), once, failure) is None
+
+
+def test_the_project_itself_is_never_dropped():
+    failure = Failure("install", "dependencies", "Because thing was not found in the package registry")
+    mended = repair(recipe(), START.noting("x", unlocked=True, uncapped=True), failure)
+    assert mended is None or "thing" not in mended.dropped
+
+
+def test_a_conflict_drops_the_least_sure_requirement_first():
+    output = "No solution found: you require sure==1 and you require unsure>2, unsatisfiable"
+    start = START.noting("x", unlocked=True)
+    mended = repair(recipe("sure==1", "unsure>2"), start, Failure("install", "dependencies", output))
+    assert mended is not None and mended.dropped == {"unsure"}
+
+
+def test_adjusted_steps_follow_the_adjustments():
+    changed = START.noting(
+        "n", mode=InstallMode.regular, dropped=frozenset({"foo"}), added=("bar<2",), unlocked=True, uncapped=True,
+        build_constraints=("setuptools<81",), build_requirements=("setuptools", "numpy"), overrides=("q<1",),
+    )  # fmt: skip
+    steps = {step.name: step for step in adjusted_steps(recipe("foo>=1"), changed)}
+    dependencies = steps["dependencies"].argv
+    assert "foo>=1" not in dependencies and dependencies[-1] == "bar<2"
+    assert not {"--constraint", "--exclude-newer", "setuptools=false"} & set(dependencies)
+    assert f"thing={uv.NEVER}" in dependencies
+    assert "--override" in dependencies and "constraints" not in steps
+    assert "--editable" not in steps["project"].argv and "--no-build-isolation" in steps["project"].argv
+    assert steps["project"].env["UV_BUILD_CONSTRAINT"] and "numpy" in steps["build requirements"].argv
+    assert [step.argv for step in adjusted_steps(recipe("foo"), START)] == [step.argv for step in recipe("foo").install]
+
+
+@given(st.text(max_size=300), st.sampled_from(["install", "collect"]))
+def test_any_output_is_survived(output: str, phase: str):
+    repair(recipe(), START, Failure(phase, "project", output))
+    read_collection(output, 1)
+
+
+def test_names_of_words():
+    assert name_of("Foo_Bar[x]>=1") == "foo-bar"
+    assert [name_of(word) for word in ("--constraint", "/tmp/x", ".", "2022-01-01T00:00:00Z", "pip=false")] == [""] * 5
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "tests", "errors"),
+    [
+        ("tests/test_a.py::test_a\n\n909 tests collected in 0.24s\n", 0, 909, 0),
+        ("\n12/14 tests collected (2 deselected) in 1s\n", 0, 12, 0),
+        ("=== short test summary info ===\nERROR tests/test_b.py\n!!!\n5 tests collected, 2 errors in 0.1s\n", 2, 5, 2),
+        ("tests/test_a.py::test_a\ntests/test_a.py::test_b\n\nno summary\n", 0, 2, 0),
+        ("tests/test_a.py: 3\ntests/test_b.py: 4\n", 0, 7, 0),
+        ("no tests collected in 0.01s\n", 5, 0, 0),
+        ("pytest: error: unrecognized arguments: --x\n", 4, 0, 1),
+        ("1 test collected in 0.01s", 0, 1, 0),
+    ],
+)
+def test_collection_output(output: str, code: int, tests: int, errors: int):
+    found = read_collection(output, code)
+    assert (found.tests, found.errors) == (tests, errors)
+    assert found.clean is (tests > 0 and errors == 0)
