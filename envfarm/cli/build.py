@@ -78,7 +78,7 @@ async def execute(config: Config, name: str, plan: RunPlan, *, resume: bool, qui
     """Work a run off with live progress, and return its figures."""
     from envfarm.wiring.app import open_app
     from envfarm.wiring.run import begin, work_off
-    from envfarm.wiring.stages import STAGES
+    from envfarm.wiring.rungs import STAGES
     from envfarm.wiring.summary import summarise
 
     async with open_app(config) as built:

@@ -63,7 +63,7 @@ def demo(
 async def _run(config: Config, plan: RunPlan, *, resume: bool) -> dict[str, Any]:
     from envfarm.wiring.app import open_app
     from envfarm.wiring.run import begin, work_off
-    from envfarm.wiring.stages import STAGES
+    from envfarm.wiring.rungs import STAGES
     from envfarm.wiring.summary import stages, summarise
 
     started = time.monotonic()

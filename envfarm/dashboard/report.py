@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from envfarm.store.rows import Rate
+from envfarm.wiring.rungs import COLLECTS, INSTALLS, PASSES, rate
 
 from .formatting import percent
-from .rates import COLLECTS, INSTALLS, PASSES, rate
 from .templating import STATIC, render
 
 _KNOWN = ("title", "run", "wall_sec", "packages", "environments", "tasks", "replay", "policies", "stages")

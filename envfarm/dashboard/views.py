@@ -9,14 +9,7 @@ from envfarm.core.base import Noun
 from envfarm.core.ports import StageOutcome
 from envfarm.store import Store, queries
 from envfarm.store.rows import FunnelRow, Rate, RepoRow, RunRow
-
-from .rates import rungs
-
-STAGES = (
-    "mine", "base", "filter", "draft", "build", "propose", "mutate", "validate", "publish",
-    "replay_gold", "replay_empty", "rollout",
-)  # fmt: skip
-"""Pipeline order. A stage that is not named here comes after, by name."""
+from envfarm.wiring.rungs import STAGES, rungs
 
 
 class RunState(StrEnum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from envfarm.core.errors import Reason
 from envfarm.core.ports import StageOutcome
 from envfarm.core.stats import wilson
 from envfarm.core.task import TaskKind
@@ -13,12 +12,7 @@ from envfarm.core.verdict import Outcome
 from envfarm.store import Store, queries
 
 from .plan import RunPlan, name_of
-from .stages import STAGES
-
-_DID_INSTALL = {
-    Reason.collect_failed, Reason.tests_mostly_fail, Reason.suite_timeout, Reason.suite_crash, Reason.no_tests,
-}  # fmt: skip
-_DID_COLLECT = {Reason.tests_mostly_fail, Reason.suite_timeout, Reason.suite_crash}
+from .rungs import STAGES, rungs
 
 
 def summarise(store: Store, run: str, plan: RunPlan) -> dict[str, Any]:
@@ -74,20 +68,12 @@ def packages(store: Store, run: str, plan: RunPlan) -> dict[str, Any]:
 
 def environments(store: Store, run: str) -> dict[str, Any]:
     """The three rungs, over the newest revision of every repository tried."""
-    events = queries.events(store, run, stage="base", limit=100_000)
-    done = sum(event.outcome is StageOutcome.done for event in events)
-    installs = done + sum(event.reason in _DID_INSTALL for event in events if event.outcome is not StageOutcome.done)
-    collects = done + sum(event.reason in _DID_COLLECT for event in events if event.outcome is not StageOutcome.done)
-    tried = len(events)
+    base = [row for row in queries.funnel(store, run) if row.stage == "base"]
+    found = dict(zip(("installs", "collects", "passes"), rungs(base), strict=True))
     return {
-        "tried": tried,
-        "installs": installs,
-        "collects": collects,
-        "passes": done,
-        "intervals": {
-            name: list(wilson(count, tried)) for name, count in
-            (("installs", installs), ("collects", collects), ("passes", done))
-        },
+        "tried": found["installs"].n,
+        **{name: rung.k for name, rung in found.items()},
+        "intervals": {name: [rung.low, rung.high] for name, rung in found.items()},
         "built": len(queries.environments(store, run)),
         "rule": "newest revision of each repository; passes = at least 85 % of the collected tests pass at base",
     }  # fmt: skip

@@ -14,10 +14,10 @@ from envfarm.core.ports import StageOutcome
 from envfarm.core.work import StageResult
 from envfarm.dashboard.links import link
 from envfarm.dashboard.report import render_report
-from envfarm.dashboard.views import STAGES
 from envfarm.store import FsspecBlobs, Store
-from envfarm.wiring import stages, summary
+from envfarm.wiring import summary
 from envfarm.wiring.plan import RunPlan
+from envfarm.wiring.rungs import STAGES
 
 from ..farm_rows import RUN, SCRIPT, Rows, end, fill, work
 
@@ -125,7 +125,6 @@ def test_environment_success_has_three_rungs_with_denominator_and_interval(clien
 
 
 def test_the_pages_and_the_summary_of_a_run_say_the_same(client: TestClient, store: Store, rows: Rows) -> None:
-    assert STAGES == stages.STAGES
     figures = summary.summarise(store, RUN, RunPlan(repositories=("pypi:jinja2", "pypi:click", "git:/src/evil")))
     overview = client.get(f"/api/runs/{RUN}").json()
     for rung in ("installs", "collects", "passes"):

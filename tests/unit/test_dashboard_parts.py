@@ -15,7 +15,7 @@ from envfarm.core.ports import StageOutcome
 from envfarm.dashboard import formatting
 from envfarm.dashboard.diffview import diff_lines
 from envfarm.dashboard.links import item_link, link
-from envfarm.dashboard.rates import rungs
+from envfarm.wiring.rungs import rungs
 from envfarm.dashboard.templating import render
 from envfarm.store.rows import FunnelRow
 

@@ -31,7 +31,8 @@ def constant(text: str, rng: Random) -> str | None:
         moved = value + rng.choice((-1, 1)) * rng.randint(1, max(3, abs(value) // 3))
         return str(moved if value < 0 or moved >= 0 else value + abs(value - moved))
     if isinstance(value, float):
-        return repr(round(value * rng.choice((0.25, 0.5, 0.75)) + rng.randint(1, 9) + 0.5, 3))
+        moved = round(value * rng.choice((0.25, 0.5, 0.75)) + rng.randint(1, 9) + 0.5, 3)
+        return repr(moved if moved != value else moved + 1.5)
     if isinstance(value, str):
         return _string(text, value, rng)
     if isinstance(value, bytes):

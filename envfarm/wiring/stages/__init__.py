@@ -6,17 +6,12 @@ from envfarm.farm.stage import Stage
 
 from ..app import App
 from ..plan import RunPlan
+from ..rungs import STAGES
 from .environments import BaseStage, BuildStage
 from .history import DraftStage, FilterStage, MineStage
 from .play import ReplayStage, RolloutStage
 from .synth import MutateStage, ProposeStage
 from .tasks import PublishStage, ValidateStage
-
-STAGES = (
-    "mine", "base", "filter", "draft", "build", "propose", "mutate", "validate", "publish",
-    "replay_gold", "replay_empty", "rollout",
-)  # fmt: skip
-"""Pipeline order. Workers lease the last first, so that finished tasks appear early."""
 
 
 def make_stages(app: App, run: str, plan: RunPlan) -> dict[str, Stage]:
@@ -35,4 +30,5 @@ def make_stages(app: App, run: str, plan: RunPlan) -> dict[str, Stage]:
         ReplayStage(app, run, plan, gold=False),
         RolloutStage(app, run, plan),
     ]
-    return {stage.name: stage for stage in stages}
+    by_name = {stage.name: stage for stage in stages}
+    return {name: by_name[name] for name in STAGES}
