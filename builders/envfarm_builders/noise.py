@@ -16,7 +16,7 @@ KEYS: dict[str, re.Pattern[str]] = {
     ),
     "number": re.compile(
         # #12, !12, owner/repo#12, word#12
-        r"(?:(?<![\w/.])[\w.-]+/[\w.-]+)?(?<![\w&])[#!]\d+\b|(?<=[\w)])#\d{2,}\b"
+        r"(?<![\w/.])[\w.-]+/[\w.-]+[#!]\d+\b|(?<![\w&])[#!]\d+\b|(?<=[\w)])#\d+\b"
         # issue 12, PR #12, gh-12, pull/12
         r"|\b(?:issues?|bugs?|tickets?|prs?|pulls?|pull[ -]requests?|merge[ -]requests?|discussions?|bpo|gh|lp)"
         r"[\s:/#-]{0,3}\d+\b",

@@ -70,6 +70,8 @@ def build(
     else:
         print_summary(figures)
         note(f"\nRun {name}. Look at it with 'envfarm serve', or export it with 'envfarm task export --run {name}'.")
+    for loss in figures["packages"]["failed"]:
+        note(f"{loss['name']}: {loss['stage']} gave nothing: {loss['detail'] or loss['reason']}")
     lost_all = figures["packages"]["tried"] and not figures["packages"]["mined"]
     return 1 if lost_all else 0
 

@@ -192,4 +192,4 @@ def test_gold_that_fails_without_plants_is_named():
     judge = calibrator()
     judge.strip()
     judge.observe(Planting(), record({"t.py::old": F, "t.py::new": P}))
-    assert "1 graded tests do not pass with the gold patch: t.py::old" in judge.problem and judge.clean < 0
+    assert "1 graded tests do not pass with the gold patch: t.py::old" in judge.problem and not judge.done

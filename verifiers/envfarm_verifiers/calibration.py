@@ -84,7 +84,7 @@ class Calibrator:
 
     def strip(self) -> None:
         """Give up all plants: the project's tests do not bear them."""
-        self.sites, self.kinds, self.paths = {}, [], []
+        self.sites, self.kinds, self.paths, self.clean = {}, [], [], 0
 
     def observe(self, planting: Planting, run: RunRecord) -> None:
         """Take in a gold run."""
@@ -152,7 +152,7 @@ class Calibrator:
             dropped = dropped or owner is not None or path in planting.files
         if lost and not dropped:
             self.problem = f"{len(lost)} graded tests do not pass with the gold patch: {', '.join(lost[:3])}"
-            self.clean = -1
+            self.strip()  # some other file's plants disturb it, if any do
         return bool(lost)
 
     def _drop_sites(self, planting: Planting, reading: Reading, run: RunRecord) -> bool:

@@ -184,9 +184,8 @@ class PytestGrader:
         paths = sorted(readable, key=lambda path: (path not in first, path))[:CANARY_FILES]
         calibrator = Calibrator.start(graded, candidates(trusted.sources, task.fail_to_pass), paths)
         for round_number in range(MAX_ROUNDS + 2):
-            if round_number == MAX_ROUNDS or calibrator.clean < 0:
+            if round_number == MAX_ROUNDS:
                 calibrator.strip()
-                calibrator.clean = 0
             planting = plant(trusted.sources, calibrator.plan, calibrator.paths, self._rng)
             calibrator.observe(planting, await self._attempt(task, environment, trusted, planting, trusted.gold))
             if calibrator.done:
