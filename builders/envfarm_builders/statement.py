@@ -16,8 +16,8 @@ from .noise import KEYS
 
 def statement_text(issue: Issue) -> str:
     """The cleaned text of an issue; '' when nothing remains."""
-    title, body = issue.title.strip(), issue.body.strip()
-    return clean(body if title in body else f"{title}\n\n{body}")
+    title, body = clean(issue.title), clean(issue.body)
+    return body if title in body else clean(f"{title}\n\n{body}")
 
 
 def clean(text: str) -> str:

@@ -94,9 +94,9 @@ async def test_a_dependency_that_does_not_exist(builder: UvEnvironmentBuilder, h
 @pytest.mark.registry
 @pytest.mark.slow
 async def test_an_installation_that_hangs(builder: UvEnvironmentBuilder, home: Path):
-    builder._config = BuildConfig(install_timeout_sec=5)
+    builder._config = BuildConfig(install_timeout_sec=8)
     error = await fail(builder, home, {"setup.py": b"import time; time.sleep(600)", **TESTS})
-    assert error.reason is Reason.install_timeout and "5 s" in str(error)
+    assert error.reason is Reason.install_timeout and "8 s" in str(error)
 
 
 @pytest.mark.registry

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from envfarm.core.ports import Repository
 from envfarm_builders.repos.git import GitRepository
 from envfarm_builders.repos.index import PackageIndex
 from envfarm_builders.repos.pypi import PyPIRepository
+
+from envfarm.core.ports import Repository
 
 from ..repositories import GitHistory, local_index, sdist
 from .repository_suite import *  # noqa: F403

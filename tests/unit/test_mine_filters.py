@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from envfarm.core.config import BuildConfig
-from envfarm.core.source import Candidate, Rejected, RejectReason
 from envfarm_builders.filters import RULES, StaticFilter, table
 from envfarm_builders.issues import default_sources
 from envfarm_builders.mine import RepositoryMiner
 from envfarm_builders.repos.git import GitRepository
+
+from envfarm.core.config import BuildConfig
+from envfarm.core.source import Candidate, Rejected, RejectReason
 
 from ..repositories import GitHistory
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from envfarm_builders.split import PathKind, classify, is_changelog, is_test_module, is_test_path, source_paths
 
 _ROOTS = ("src/pkg/", "single.py")
@@ -54,7 +53,11 @@ def test_test_paths_and_modules() -> None:
 
 
 def test_changelogs() -> None:
-    assert all(map(is_changelog, ["NEWS", "HISTORY.md", "CHANGELOG", "docs/changes.rst", "docs/whats-new.rst", "release-notes"]))
+    assert all(
+        map(
+            is_changelog, ["NEWS", "HISTORY.md", "CHANGELOG", "docs/changes.rst", "docs/whats-new.rst", "release-notes"]
+        )
+    )
     assert not any(map(is_changelog, ["src/pkg/changes.rst", "news.py", "docs/a/b/changes.rst", "newsletter.md"]))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from envfarm_builders.statement import clean, search_keys, statement_text
 from hypothesis import given
 from hypothesis import strategies as st
 
 from envfarm.core.source import Issue, IssueKind
-from envfarm_builders.statement import clean, search_keys, statement_text
 
 
 @pytest.mark.parametrize(

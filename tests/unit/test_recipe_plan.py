@@ -86,6 +86,11 @@ def test_a_tree_older_than_every_interpreter_takes_the_nearest():
     assert choose(PRESENT, found, datetime(2014, 1, 1, tzinfo=UTC))[0].minor == "3.7"
 
 
+def test_the_cutoff_is_never_before_the_interpreter_was_usable():
+    setup = {"setup.py": b"from setuptools import setup\nsetup(name='x', version='1')"}
+    assert plan(setup, datetime(2014, 1, 1, tzinfo=UTC)).cutoff == datetime(2020, 10, 1, tzinfo=UTC)
+
+
 def test_no_interpreter_is_one_sentence_that_names_what_is_needed():
     with pytest.raises(BuilderError) as caught:
         choose(PRESENT, Findings(requires_python=">=3.99"), None)

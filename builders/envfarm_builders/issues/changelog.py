@@ -47,7 +47,7 @@ def section_of(text: str, version: str, after: str = "") -> str:
         heading = _heading(lines, number)
         if heading is not None:
             taking = heading == wanted or (floor is not None and floor < heading < wanted)
-        elif taking:
+        elif taking and (found or not _UNDERLINE.match(line)):
             found.append(line)
     return "\n".join(found).strip("\n ")
 

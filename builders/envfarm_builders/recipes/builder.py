@@ -161,7 +161,8 @@ class UvEnvironmentBuilder:
                 marker = (*step.argv, *map(str, sorted(step.env.items())))
                 if marker in done:
                     continue
-                result = await run_step(sandbox, self._timed(step), work.recipe.env, work.log)
+                step = self._timed(step)
+                result = await run_step(sandbox, step, work.recipe.env, work.log)
                 if result.timed_out:
                     raise _timed_out(step)
                 if not result.ok:

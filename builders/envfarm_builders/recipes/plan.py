@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -19,15 +19,18 @@ from .reuse import era_cutoff, tree_digest
 from .versions import asks_git, version_environment
 
 PYTEST_FLOOR = {
-    "3.7": "6.2.5",
-    "3.8": "6.2.5",
-    "3.9": "6.2.5",
-    "3.10": "6.2.5",
-    "3.11": "7.2",
-    "3.12": "7.4",
-    "3.13": "8.0",
-}
-"""Oldest pytest that works on each interpreter, whatever the cut-off says."""
+    "3.7": "6.0", "3.8": "6.0", "3.9": "6.0", "3.10": "6.2.5", "3.11": "7.2", "3.12": "7.4", "3.13": "8.0",
+}  # fmt: skip
+"""Oldest pytest that works on each interpreter, whatever the tree asks for."""
+
+EARLIEST_CUTOFF = {
+    "3.7": datetime(2020, 10, 1, tzinfo=UTC), "3.8": datetime(2020, 10, 1, tzinfo=UTC),
+    "3.9": datetime(2021, 1, 1, tzinfo=UTC), "3.10": datetime(2022, 1, 1, tzinfo=UTC),
+    "3.11": datetime(2023, 1, 1, tzinfo=UTC), "3.12": datetime(2024, 1, 1, tzinfo=UTC),
+    "3.13": datetime(2025, 1, 1, tzinfo=UTC),
+}  # fmt: skip
+"""When enough of the index worked on each interpreter: a tree that is older than every interpreter here, or has to use
+one that is newer than itself, is resolved as of then."""
 
 TEST_ENVIRONMENT = {
     "TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8",
@@ -45,7 +48,10 @@ def make_recipe(
     """The recipe that the findings ask for. Pure: equal inputs give equal digests."""
     provenance = [f"python {interpreter.minor}: {why}"]
     cutoff = era_cutoff(released_at) if released_at else None
-    if cutoff:
+    if cutoff and (earliest := EARLIEST_CUTOFF.get(interpreter.minor)) and cutoff < earliest:
+        cutoff = earliest
+        provenance.append(f"dependencies as of {cutoff:%Y-%m-%d}: before, little worked on Python {interpreter.minor}")
+    elif cutoff:
         provenance.append(
             f"dependencies as of {cutoff:%Y-%m-%d} (end of the release's quarter); build backend not capped"
         )

@@ -18,9 +18,9 @@ def open_repository(ref: str, cache_dir: Path) -> GitRepository | PyPIRepository
     kind, separator, rest = ref.partition(":")
     if separator and kind == "pypi":
         return PyPIRepository(rest.strip(), cache_dir)
-    if separator and kind == "git":
+    if separator and kind == "git" and rest:
         return GitRepository(rest)
-    if separator and kind.isalpha() and not Path(ref).exists():
+    if not ref or (separator and kind.isalpha() and not Path(ref).exists()):
         raise BuilderError(
             f"'{ref}' is no repository that can be opened here.",
             reason=Reason.repository_missing,

@@ -25,6 +25,9 @@ def unpack_sdist(data: bytes, filename: str, limits: ArchiveLimits = LIMITS) -> 
     """
     try:
         files = _unzip(data, limits) if data.startswith(b"PK\x03\x04") else unpack(data, limits)
+        if (top := top_folder(files)) is not None:
+            files = {name.removeprefix(top + "/"): file for name, file in files.items()}
+            check_tree(files)  # a link through the top folder stayed inside the archive, and leaves the tree
     except EnvfarmError as error:
         damaged = error.phase == "read"
         why = error.message.removeprefix("The archive is refused: ")
@@ -33,9 +36,6 @@ def unpack_sdist(data: bytes, filename: str, limits: ArchiveLimits = LIMITS) -> 
             reason=Reason.sdist_broken if damaged else Reason.sdist_unsafe,
             phase="unpack",
         ) from error
-    top = top_folder(files)
-    if top is not None:
-        files = {name.removeprefix(top + "/"): file for name, file in files.items()}
     kept = {name: file for name, file in files.items() if not _generated(name)}
     if not kept:
         raise BuilderError(

@@ -57,7 +57,6 @@ class Tracer:
         if name is None:
             return None
         add = self._lines.setdefault(name, set()).add
-        add(frame.f_lineno)
 
         def line(frame, event, arg):
             if event == "line":
