@@ -67,23 +67,33 @@ class Store:
         """
         return self._write("write")
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection that sees one snapshot per statement (SQLite: one for the block). For ``queries``."""
-        with translated(self.url, "read"), self._engine.connect() as connection, connection.begin():
-            yield connection
+    def read(self, look: Callable[[Connection], T]) -> T:
+        """What ``look`` returns, given a connection that only reads; again after a lost connection."""
+
+        def once() -> T:
+            with translated(self.url, "read"), self._engine.connect() as connection, connection.begin():
+                return look(connection)
+
+        return self._repeated(once)
 
     def transact(self, name: str, action: Callable[[Transaction], T]) -> T:
         """Run ``action`` in a transaction, again after a deadlock or a lost connection. It must be idempotent.
 
         ``name`` is the middle of the failpoints ``store.<name>.before_commit`` and ``store.<name>.after_commit``.
         """
+
+        def once() -> T:
+            with self._write(name) as transaction:
+                return action(transaction)
+
+        return self._repeated(once)
+
+    def _repeated(self, once: Callable[[], T]) -> T:
         deadline = time.monotonic() + self._retry_sec
         delay = 0.05
         while True:
             try:
-                with self._write(name) as transaction:
-                    return action(transaction)
+                return once()
             except StoreError as error:
                 if error.reason is not Reason.store_unreachable or not error.retryable:
                     raise

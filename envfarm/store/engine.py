@@ -63,7 +63,7 @@ def make_engine(url: URL) -> Engine:
         event.listen(engine, "begin", _on_sqlite_begin)
         return engine
     return sa.create_engine(
-        url, pool_size=8, max_overflow=56, pool_pre_ping=True, connect_args={"connect_timeout": 10}
+        url, pool_size=8, max_overflow=56, connect_args={"connect_timeout": 10}
     )  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def _on_sqlite_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # NORMAL: a commit survives the death of the process; a power cut may undo the last ones, but tears none.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA cache_size=-65536")
+        # A checkpoint waits for the disk under the write lock: at 64 MB of log, not at SQLite's 4, it is rare.
+        cursor.execute("PRAGMA wal_autocheckpoint=16384")
         cursor.execute("PRAGMA temp_store=MEMORY")
     except BaseException:
         # Cleanup: the pool does not know this connection yet, and an open cursor would keep its files open.

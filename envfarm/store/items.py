@@ -6,7 +6,6 @@ import functools
 import logging
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -40,41 +39,10 @@ ENDED = (State.done, State.quarantined)
 
 _GENERATION = 1 << 30
 
-
-@dataclass(frozen=True)
-class _Statements:
-    """The hot statements, built once for each kind of database: building one costs more than running it."""
-
-    take: sa.Executable
-    hold: sa.Executable
-    close: sa.Executable
-
-    @classmethod
-    @functools.cache
-    def of(cls, dialect: str) -> _Statements:
-        now = clock(dialect)
-        head = (
-            sa.select(items.c.id)
-            .where(items.c.run == sa.bindparam("in_run"), items.c.stage == sa.bindparam("in_stage"))
-            .where(items.c.due_at <= now)
-            .order_by(items.c.due_at, items.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        leased = {
-            "state": str(State.leased),
-            "attempt": items.c.attempt + 1,
-            "token": (items.c.token // _GENERATION + 1) * _GENERATION + sa.bindparam("nonce", type_=sa.BigInteger),
-            "worker": sa.bindparam("new_worker"),
-            "due_at": now + sa.bindparam("ttl_sec", type_=sa.Float),
-        }
-        item = sa.bindparam("item_id", type_=sa.BigInteger)
-        return cls(
-            take=sa.update(items).where(items.c.id == head).values(leased).returning(items),
-            hold=sa.select(items.c.token, items.c.state).where(items.c.id == item).with_for_update(),
-            close=sa.update(items).where(items.c.id == item).values(state=sa.bindparam("new_state"), due_at=None),
-        )
+# Statements are built once: building one costs more than running it.
+_ITEM = sa.bindparam("item_id", type_=sa.BigInteger)
+_HOLD = sa.select(items.c.token, items.c.state).where(items.c.id == _ITEM).with_for_update()
+_CLOSE = sa.update(items).where(items.c.id == _ITEM).values(state=sa.bindparam("new_state"), due_at=None)
 
 
 def insert(tx: Transaction, works: Sequence[Work]) -> int:
@@ -94,17 +62,23 @@ def take(
     tx: Transaction, run: str, stages: Sequence[str], worker: str, ttl_sec: float, max_attempts: int
 ) -> Lease | None:
     """Lease the first item that is due, by stage, then by age. Items that used up their attempts end here."""
-    for stage in stages:
-        while row := _take_head(tx, run, stage, worker, ttl_sec):
-            if row.attempt <= max_attempts:
-                return _lease(row)
-            _quarantine(tx, row)
+    tx.need_not_last()
+    values = {f"stage_{n}": stage for n, stage in enumerate(stages)} | clock_values(tx.dialect)
+    values |= {"in_run": run, "new_worker": worker, "ttl_sec": ttl_sec}
+    while stages:
+        values["nonce"] = secrets.randbelow(_GENERATION)
+        row = tx.connection.execute(_take(tx.dialect, len(stages)), values).first()
+        if row is None:
+            break
+        if row.attempt <= max_attempts:
+            return _lease(row)
+        _quarantine(tx, row)
     return None
 
 
 def held(tx: Transaction, lease: Lease) -> State:
     """Lock the item and return its state. Raises ``StoreError`` (lease_lost) unless the lease's token is its newest."""
-    row = tx.connection.execute(_Statements.of(tx.dialect).hold, {"item_id": lease.item_id}).first()
+    row = tx.connection.execute(_HOLD, {"item_id": lease.item_id}).first()
     if row is None or row.token != lease.token:
         raise lost(lease)
     return State(row.state)
@@ -113,7 +87,7 @@ def held(tx: Transaction, lease: Lease) -> State:
 def close(tx: Transaction, lease: Lease, result: StageResult) -> None:
     """End the item: its state, the event, the counters."""
     state = State.quarantined if result.outcome is StageOutcome.failed else State.done
-    tx.connection.execute(_Statements.of(tx.dialect).close, {"item_id": lease.item_id, "new_state": str(state)})
+    tx.connection.execute(_CLOSE, {"item_id": lease.item_id, "new_state": str(state)})
     funnel.record(tx.connection, lease, result)
 
 
@@ -135,16 +109,29 @@ def lost(lease: Lease) -> StoreError:
     return StoreError(message, reason=Reason.lease_lost, phase=work.stage)
 
 
-def _take_head(tx: Transaction, run: str, stage: str, worker: str, ttl_sec: float) -> Row | None:
-    values = {
-        "in_run": run,
-        "in_stage": stage,
-        "new_worker": worker,
-        "ttl_sec": ttl_sec,
-        "nonce": secrets.randbelow(_GENERATION),
-        **clock_values(tx.dialect),
+@functools.cache
+def _take(dialect: str, stages: int) -> sa.Executable:
+    """Lease the head of the first stage that has one; later stages are not even looked at, as COALESCE stops."""
+    now = clock(dialect)
+    heads = [
+        sa.select(items.c.id)
+        .where(items.c.run == sa.bindparam("in_run"), items.c.stage == sa.bindparam(f"stage_{n}"))
+        .where(items.c.due_at <= now)
+        .order_by(items.c.due_at, items.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+        for n in range(stages)
+    ]
+    head = sa.func.coalesce(*heads) if stages > 1 else heads[0]
+    leased = {
+        "state": str(State.leased),
+        "attempt": items.c.attempt + 1,
+        "token": (items.c.token // _GENERATION + 1) * _GENERATION + sa.bindparam("nonce", type_=sa.BigInteger),
+        "worker": sa.bindparam("new_worker"),
+        "due_at": now + sa.bindparam("ttl_sec", type_=sa.Float),
     }
-    return tx.connection.execute(_Statements.of(tx.dialect).take, values).first()
+    return sa.update(items).where(items.c.id == head).values(leased).returning(items)
 
 
 def _lease(row: Row) -> Lease:

@@ -293,8 +293,7 @@ def rollouts(
 
 
 def _all(store: Store, query: sa.Executable) -> list[Row[Any]]:
-    with store.read() as connection:
-        return list(connection.execute(query))
+    return store.read(lambda connection: list(connection.execute(query)))
 
 
 def _body(store: Store, kind: type[N], query: sa.Executable) -> N | None:

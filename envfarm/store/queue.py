@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from envfarm.core.errors import FailureRecord
 from envfarm.core.ports import StageOutcome
@@ -65,6 +66,7 @@ class Queue:
         """Renew for ``ttl_sec`` from now. Raises ``StoreError`` (lease_lost)."""
 
         def renew(tx: Transaction) -> float | None:
+            tx.need_not_last()
             change = sa.update(items).where(step.is_held(lease)).values(due_at=tx.now + ttl_sec)
             return tx.connection.execute(change.returning(items.c.due_at)).scalar()
 
@@ -144,45 +146,38 @@ class Queue:
         self._store.transact("release", give_back)
 
     def counts(self, run: str) -> dict[str, dict[str, int]]:
-        """Stage -> state -> items. States are queued, delayed, leased, done (rejected ones too) and quarantined.
-
-        A lease that ran out counts as queued: its item is due again.
-        """
-        table: dict[str, dict[str, int]] = {}
-        with self._store.read() as connection:
-            now = Transaction(connection).now
-            live = (items.c.run == run) & items.c.due_at.isnot(None)
-            # The index answers both without a look at each item: how many live ones a stage has, and the state of
-            # those whose time is yet to come. A million queued items are counted, never grouped.
-            totals = sa.select(items.c.stage, sa.func.count()).where(live).group_by(items.c.stage)
-            for stage, total in connection.execute(totals):
-                later = (
-                    sa.select(items.c.state, sa.func.count())
-                    .where(live, items.c.stage == stage, items.c.due_at > now)
-                    .group_by(items.c.state)
-                )
-                states = {str(state): int(count) for state, count in connection.execute(later)}
-                leased, delayed = states.get(State.leased, 0), states.get(State.queued, 0)
-                parts = {State.leased: leased, State.delayed: delayed, State.queued: max(0, total - leased - delayed)}
-                table[stage] = {str(state): count for state, count in parts.items() if count}
-            # Ended items are counted by the funnel already.
-            ended = sa.case(
-                (counters.c.outcome == StageOutcome.failed, str(State.quarantined)), else_=str(State.done)
-            ).label("state_now")
-            over = (
-                sa.select(counters.c.stage, ended, sa.cast(sa.func.sum(counters.c.n), sa.BigInteger))
-                .where(counters.c.run == run)
-                .group_by(counters.c.stage, "state_now")
-            )
-            for stage, state, count in connection.execute(over):
-                table.setdefault(stage, {})[state] = count
-        return table
+        """Stage -> state -> items. States are queued, delayed, leased, done (rejected ones too) and quarantined."""
+        return self._store.read(lambda connection: _counts(connection, run))
 
     def idle(self, run: str, stages: Sequence[str]) -> bool:
         """Whether nothing of these stages is queued, leased or delayed."""
-        with self._store.read() as connection:
+
+        def look(connection: Connection) -> bool:
             for stage in stages:
                 live = (items.c.run == run) & (items.c.stage == stage) & items.c.due_at.isnot(None)
                 if connection.execute(sa.select(items.c.id).where(live).limit(1)).first():
                     return False
-        return True
+            return True
+
+        return self._store.read(look)
+
+
+def _counts(connection: Connection, run: str) -> dict[str, dict[str, int]]:
+    waits = sa.and_(items.c.state == State.queued, items.c.due_at > Transaction(connection).now)
+    live = sa.case((waits, str(State.delayed)), else_=items.c.state).label("state_now")
+    # Ended items are counted by the funnel already; only the live ones are few enough to count here.
+    failed = counters.c.outcome == StageOutcome.failed
+    ended = sa.case((failed, str(State.quarantined)), else_=str(State.done)).label("state_now")
+    queries = (
+        sa.select(items.c.stage, live, sa.func.count())
+        .where(items.c.run == run, items.c.due_at.isnot(None))
+        .group_by(items.c.stage, "state_now"),
+        sa.select(counters.c.stage, ended, sa.cast(sa.func.sum(counters.c.n), sa.BigInteger))
+        .where(counters.c.run == run)
+        .group_by(counters.c.stage, "state_now"),
+    )
+    table: dict[str, dict[str, int]] = {}
+    for query in queries:
+        for stage, state, count in connection.execute(query):
+            table.setdefault(stage, {})[state] = count
+    return table

@@ -56,6 +56,12 @@ class Transaction:
         values = clock_values(self.dialect)
         return sa.literal(values["now"], sa.Float) if values else clock(self.dialect)
 
+    def need_not_last(self) -> None:
+        """Let the commit return before it is on the server's disk (PostgreSQL; SQLite never waits). A crash of the
+        server may undo it: only for what is harmless to lose, such as a lease, whose holder is then fenced off."""
+        if self.dialect == "postgresql":
+            self.connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+
     def put_run(self, id: str, kind: str, config: dict[str, Any]) -> None:
         """A run and its resolved configuration. The time of the first call is kept."""
         checked(id, kind)

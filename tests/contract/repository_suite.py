@@ -27,7 +27,8 @@ STATES: tuple[tuple[str, dict[str, str]], ...] = (
             "pkg/new.py": "".join(f"X{number} = {number}\n" for number in range(20)),
             "tests/test_pkg.py": "import pkg\n\n\ndef test_two():\n    assert pkg.two() == 2\n",
             "data/blob.bin": "\x00\x01\x02other",
-            "CHANGES.md": "# Changes\n\n## 1.1\n\n- Add `two`, which gives the number two (#12).\n\n## 1.0\n\n- First.\n",
+            "CHANGES.md": "# Changes\n\n## 1.1\n\n- Add `two`, which gives the number two (#12).\n"
+            "\n## 1.0\n\n- First.\n",
         },
     ),
     ("1.2", {"pkg/__init__.py": "def one():\n    return 1\n", "tests/test_pkg.py": "", "unicode-ü.txt": "ü\n"}),

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def test_acknowledged_results_survive_a_crash_of_the_server_and_work_goes_on() -
                             continue
                         finished.append(lease.work.key)
 
-            threads = [threading.Thread(target=until_done, args=(drain, f"w{n}")) for n in range(4)]
+            threads = [threading.Thread(target=drain, args=(f"w{n}",)) for n in range(4)]
             for thread in threads:
                 thread.start()
             for wanted in (50, 100, 150):
@@ -131,16 +131,6 @@ def test_a_server_out_of_space_refuses_cleanly_and_resumes(postgres: LocalPostgr
             database = url.split("/")[3].split("?")[0]
             postgres.execute(f"DROP DATABASE {database} WITH (FORCE)")
             postgres.execute(f"DROP TABLESPACE {name}")
-
-
-def until_done(action: Callable[[str], None], name: str) -> None:
-    """Run again what a crash interrupted outside the queue's own repeating (``idle`` only reads)."""
-    while True:
-        try:
-            action(name)
-            return
-        except StoreError as error:
-            assert error.reason is Reason.store_unreachable, error
 
 
 class Cutter:

@@ -84,8 +84,7 @@ def test_a_large_validation_is_kept_small(store: Store) -> None:
     large = validation(10_000)
     with store.begin() as tx:
         tx.put_validation(large)
-    with store.read() as connection:
-        size = connection.exec_driver_sql("SELECT length(packed) FROM validations").scalar_one()
+    size = store.read(lambda c: c.exec_driver_sql("SELECT length(packed) FROM validations").scalar_one())
     assert size < len(large.model_dump_json()) / 20
     assert queries.validation(store, large.task_id, large.environment_digest) == large
 

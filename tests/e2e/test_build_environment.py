@@ -150,7 +150,10 @@ async def test_native_sources_are_compiled_against_the_toolchain_and_carried_ove
 
 
 async def test_a_missing_module_is_mended_and_recorded(home: Path, provider: LocalProvider):
-    files = PURE | {"tests/test_more.py": "import importlib\nimportlib.import_module('yaml')\ndef test_more(): ...\n"}
+    files = PURE | {
+        "setup.py": SETUP + "# mended\n",
+        "tests/test_more.py": "import importlib\nimportlib.import_module('yaml')\ndef test_more(): ...\n",
+    }
     farm = Farm(home, provider)
     environment = await farm.build(files)
     assert any(package.startswith("pyyaml==") for package in environment.packages)

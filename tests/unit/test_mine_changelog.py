@@ -8,13 +8,18 @@ from envfarm_builders.issues.changelog import added_lines, release_section, sect
 from envfarm.core.archive import File
 
 _STYLES = {
-    "pallets": "Version 1.2.0\n-------------\n\nReleased 2024-01-02\n\n-   New.\n\n\nVersion 1.1.0\n-------------\n\n-   Old 0.9.\n",
-    "keep": "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2024-01-02\n### Added\n- New.\n\n## [1.1.0] - 2023-01-01\n- Old.\n",
-    "rst": "News\n====\n\n1.2 (2024-01-02)\n----------------\n\n* New.\n\n1.1 (2023-01-01)\n----------------\n\n* Old.\n",
-    "towncrier": "pkg 1.2.0 (2024-01-02)\n======================\n\nFeatures\n--------\n\n- New. (`#1 <u>`_)\n\npkg 1.1.0\n=========\n\n- Old.\n",
+    "pallets": "Version 1.2.0\n-------------\n\nReleased 2024-01-02\n\n-   New.\n\n\n"
+    "Version 1.1.0\n-------------\n\n-   Old 0.9.\n",
+    "keep": "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2024-01-02\n### Added\n- New.\n\n"
+    "## [1.1.0] - 2023-01-01\n- Old.\n",
+    "rst": "News\n====\n\n1.2 (2024-01-02)\n----------------\n\n* New.\n\n1.1 (2023-01-01)\n"
+    "----------------\n\n* Old.\n",
+    "towncrier": "pkg 1.2.0 (2024-01-02)\n======================\n\nFeatures\n--------\n\n"
+    "- New. (`#1 <u>`_)\n\npkg 1.1.0\n=========\n\n- Old.\n",
     "plain": "1.2.0 (2024-01-02):\n  - New.\n\n1.1.0 (2023-01-01):\n  - Old.\n",
     "v": "# v1.2.0\n\nNew.\n\n# v1.1.0\n\nOld.\n",
-    "release": "Release 1.2.0 (Jan 02, 2024)\n----------------------------\n\nNew.\n\nRelease 1.1.0\n-------------\n\nOld.\n",
+    "release": "Release 1.2.0 (Jan 02, 2024)\n----------------------------\n\nNew.\n\n"
+    "Release 1.1.0\n-------------\n\nOld.\n",
     "bold": "Changes\n-------\n\n1.2.0 *2024-01-02*\n  * New.\n\n1.1.0 *2023-01-01*\n  * Old.\n",
 }
 

@@ -73,7 +73,7 @@ def test_a_fix_with_a_test_passes(judge: Judge) -> None:
         (_good(**{"pkg/big.py": "".join(f"X{n} = {n}\n" for n in range(2100))}), RejectReason.too_many_lines),
         (_good(**{"pkg/bad.py": "print 'two'\n"}), RejectReason.unreadable),
         (
-            _good(**{"pkg/__init__.py": '"""Other."""\n\n\ndef double(x: int) -> int:\n    # Twice\n    return x + x\n'}),
+            _good(**{"pkg/__init__.py": '"""Other."""\n\n\ndef double(x: int) -> int:\n    # Two\n    return x + x\n'}),
             RejectReason.no_behaviour_change,
         ),
         (_good(**{"pkg/__init__.py": '__version__ = "2"\n' + _CODE}), RejectReason.no_behaviour_change),
@@ -96,7 +96,8 @@ def test_a_fix_with_a_test_passes(judge: Judge) -> None:
             ),
             RejectReason.no_new_assertions,
         ),
-        ({"pkg/__init__.py": _FIXED_CODE, "tests/test_pkg.py": "from pkg import double\n"}, RejectReason.no_new_assertions),
+        ({"pkg/__init__.py": _FIXED_CODE, "tests/test_pkg.py": "from pkg import double\n"
+        ""}, RejectReason.no_new_assertions),
     ],
 )  # fmt: skip
 def test_reasons(judge: Judge, fix: dict[str, str | None], reason: RejectReason) -> None:
@@ -147,9 +148,11 @@ _NEW = _CODE + "\n\ndef triple(x, *, times=3):\n    return times * x\n"
     [
         "from pkg import triple\n\n\ndef test_t():\n    assert triple(1) == 3\n",
         "import pkg.extra\n\n\ndef test_t():\n    assert pkg.triple(1) == 3\n",
-        "import pkg\nimport pytest\n\n\n@pytest.mark.parametrize('f', [pkg.triple])\ndef test_t(f):\n    assert f(1) == 3\n",
+        "import pkg\nimport pytest\n\n\n@pytest.mark.parametrize('f', [pkg.triple])\n"
+        "def test_t(f):\n    assert f(1) == 3\n",
         "import pkg\n\nX = dict(times=3)\n\n\ndef test_t():\n    assert pkg.double(1) == 2 == X\n",
-        "import pkg, pytest\n\n\n@pytest.fixture\ndef f():\n    return pkg.triple\n\n\ndef test_t(f):\n    assert f(1) == 3\n",
+        "import pkg, pytest\n\n\n@pytest.fixture\ndef f():\n    return pkg.triple\n\n\n"
+        "def test_t(f):\n    assert f(1) == 3\n",
     ],
     ids=["import", "module", "parametrize", "keyword", "fixture"],
 )
@@ -163,8 +166,10 @@ def test_names_needed_before_the_body(judge: Judge, test: str) -> None:
     [
         "import pkg\n\n\ndef test_t():\n    assert pkg.triple(1) == 3\n",
         "def test_t():\n    from pkg import triple\n    assert triple(1) == 3\n",
-        "try:\n    from pkg import triple\nexcept ImportError:\n    triple = None\n\n\ndef test_t():\n    assert triple\n",
-        "import pkg\nimport pytest\n\n\n@pytest.mark.parametrize('f', [lambda: pkg.triple])\ndef test_t(f):\n    assert f()\n",
+        "try:\n    from pkg import triple\nexcept ImportError:\n    triple = None\n\n\n"
+        "def test_t():\n    assert triple\n",
+        "import pkg\nimport pytest\n\n\n@pytest.mark.parametrize('f', [lambda: pkg.triple])\n"
+        "def test_t(f):\n    assert f()\n",
         "from pkg.dynamic import anything\n\n\ndef test_t():\n    assert anything\n",
         "from pkg.star import double\n\n\ndef test_t():\n    assert double(1) == 3\n",
         "from other import thing\n\n\ndef test_t():\n    assert thing\n",

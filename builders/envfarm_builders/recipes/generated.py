@@ -10,6 +10,8 @@ from envfarm.core.archive import File
 LIMIT_BYTES = 128 << 20
 _LEFT_OUT = re.compile(
     r"(^|/)(__pycache__|\.git|\.eggs|\.tox|\.nox|\.pytest_cache|\.mypy_cache|\.ruff_cache|node_modules|\.venv)(/|$)"
+    # The environment holds the project's metadata; beside it in the tree, every entry point would be there twice.
+    r"|[^/]*\.egg-info/"
     r"|^(build|dist|target|_skbuild|\.mesonpy-[^/]*|builddir)/|\.(pyc|pyo|o|obj|d|log|whl)$|(^|/)\.lock$"
 )
 

@@ -1,0 +1,121 @@
+"""Three-state validation in real boxes."""
+
+from __future__ import annotations
+
+import pytest
+from envfarm_verifiers.validate import finalize, validate
+
+from envfarm.core.errors import VerifierError
+from envfarm.core.verdict import InvalidReason, Transition
+
+from .grading_fixtures import COMMAND, FAIL_TO_PASS, PASS_TO_PASS, Grading, grading, passing, world
+from .grading_world import BROKEN, FIXED, GOLD, NEW_TESTS, TESTS, TREE, UNITTESTS, diff
+
+__all__ = ["grading", "world"]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SOURCE = "src/clock/__init__.py"
+
+
+async def check(grading: Grading, task, **options):
+    return await validate(task, grading.world.environment, COMMAND, grading.runner, grading.world.blobs, **options)
+
+
+async def test_a_good_task(grading: Grading):
+    task = grading.world.task()
+    validation = await check(grading, task)
+    assert validation.valid and validation.reason is None and not validation.flaky
+    assert validation.tests(Transition.f2p) == FAIL_TO_PASS and validation.tests(Transition.p2p) == PASS_TO_PASS
+    assert [len(state) for state in (validation.base, validation.before, validation.after)] == [2, 2, 2]
+    assert passing(validation.after[0]) == {*FAIL_TO_PASS, *PASS_TO_PASS}
+    done = finalize(task, grading.world.environment, validation)
+    assert done.fail_to_pass == FAIL_TO_PASS and done.environment_digest == grading.world.environment.digest
+    assert done.digest != task.digest
+    with pytest.raises(VerifierError, match="not its own"):
+        finalize(task.model_copy(update={"id": "other"}), grading.world.environment, validation)
+
+
+def tests(**files: str) -> dict[str, str]:
+    return TESTS | {f"tests/{name}.py": text for name, text in files.items()}
+
+
+NEW_NAME = "from clock import parse, pretty\n\ndef test_pretty(): assert pretty(parse('5s')) == '5s'\n"
+FLAKY = """\
+import time
+from clock import parse
+
+def test_luck():
+    assert int(time.time_ns() // 1000) % 2 == 0 or parse('1s 1s').seconds == 7
+"""
+
+CASES = {
+    "no_f2p": (dict(tests=tests(test_clock="from clock import words\ndef test_w(): assert words('a')\n", test_parse="")), InvalidReason.no_f2p),
+    "only_error_to_pass": (
+        dict(
+            tests=tests(test_clock=NEW_NAME, test_parse=""),
+            gold=diff({SOURCE: BROKEN}, {SOURCE: BROKEN + "\n\ndef pretty(d):\n    return f'{d.seconds}s'\n"}),
+        ),
+        InvalidReason.only_error_to_pass,
+    ),
+    "gold_fails": (dict(gold=diff({SOURCE: BROKEN}, {SOURCE: BROKEN + "\nX = 1\n"})), InvalidReason.gold_fails),
+    "breaks_tests": (
+        dict(gold=diff({SOURCE: BROKEN}, {SOURCE: FIXED.replace("return text.split()", "return [text]")})),
+        InvalidReason.breaks_tests,
+    ),
+    "patch_does_not_apply": (dict(gold=GOLD.replace("total = 0", "total = 9")), InvalidReason.patch_does_not_apply),
+    "no_tests_collected": (dict(tests=tests(test_clock="", test_parse="")), InvalidReason.no_tests_collected),
+    "suite_crash": (dict(tests=tests(test_clock=NEW_TESTS + "\nimport os\nos._exit(0)\n")), InvalidReason.suite_crash),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_unfit_tasks_have_their_reason(grading: Grading, case: str):
+    fields, reason = CASES[case]
+    validation = await check(grading, grading.world.task(**fields))
+    assert (validation.valid, validation.reason) == (False, reason), validation.detail
+    assert validation.detail and validation.wall_sec > 0
+    with pytest.raises(VerifierError, match="not valid"):
+        finalize(grading.world.task(**fields), grading.world.environment, validation)
+
+
+async def test_too_few_and_too_slow(grading: Grading):
+    assert (await check(grading, grading.world.task(), min_f2p=6)).reason is InvalidReason.few_f2p
+    slow = grading.world.task(tests=tests(test_parse=UNITTESTS + "\nimport time\ntime.sleep(600)\n"))
+    quick = COMMAND.model_copy(update={"timeout_sec": 2})
+    validation = await validate(slow, grading.world.environment, quick, grading.runner, grading.world.blobs)
+    assert validation.reason is InvalidReason.suite_timeout
+    with pytest.raises(VerifierError, match="at least two"):
+        await check(grading, slow, repeats=1)
+
+
+async def test_a_test_that_differs_between_runs_is_listed_and_left_out(grading: Grading):
+    lucky = "".join(
+        FLAKY.replace("test_luck", f"test_luck_{n}").partition("def ")[1:][0]
+        + FLAKY.partition("def ")[2].replace("test_luck", f"test_luck_{n}")
+        + "\n"
+        for n in range(3)
+    )
+    text = FLAKY.partition("def ")[0] + lucky
+    validation = await check(grading, grading.world.task(tests=tests(test_lucky=text)), repeats=4)
+    assert validation.valid, validation.detail
+    assert validation.flaky and all("test_luck" in name for name in validation.flaky)
+    assert not set(validation.flaky) & set(validation.transitions)
+
+
+async def test_many_such_tests_make_the_task_unfit(grading: Grading):
+    many = FLAKY.replace(
+        "def test_luck():", "import pytest\n@pytest.mark.parametrize('n', range(12))\ndef test_luck(n):"
+    )
+    validation = await check(grading, grading.world.task(tests=tests(test_lucky=many)), repeats=3)
+    assert validation.reason is InvalidReason.flaky
+
+
+async def test_a_synth_task_whose_tests_are_hidden_from_the_tree(grading: Grading):
+    tree = {name: text for name, text in TREE.items() if name != "tests/test_clock.py"}
+    validation = await check(
+        grading,
+        grading.world.task(tree=tree, tests={"tests/test_clock.py": NEW_TESTS}, test_files=("tests/test_clock.py",)),
+    )
+    assert validation.valid and set(validation.tests(Transition.f2p)) == {
+        name for name in FAIL_TO_PASS if "clock" in name
+    }
+    assert not any("test_clock" in name for name in validation.base[0].statuses)
