@@ -141,7 +141,9 @@ class Bench:
             if gaps := suite_gaps(files):
                 return self._pass_over(name, f"suite incomplete: {', '.join(gaps[:3])}")
             outcome.version = version
-            recipe = detect(files, version=version, released_at=released_at, interpreters=self._builder.interpreters)
+            recipe = await asyncio.to_thread(
+                detect, files, version=version, released_at=released_at, interpreters=self._builder.interpreters
+            )
             log += recipe.provenance
             outcome.python = recipe.toolchain
             environment = await self._builder.build(recipe, tree, log.append, repo=name)

@@ -42,9 +42,8 @@ class TestFunction:
     @cached_property
     def meaning(self) -> str:
         """Equal for tests that differ in name, comments, annotations or layout only."""
-        nodes = [self._node, *self.rests_on]
-        own, *rest = (ast.dump(pycode.Normaliser().visit(copy.deepcopy(node)) or ast.Pass()) for node in nodes)
-        return "\n".join([own.replace(f"name='{self._node.name}'", "name=''", 1), *rest])
+        own = self._module.normalised(self._node).replace(f"name='{self._node.name}'", "name=''", 1)
+        return "\n".join([own, *map(self._module.normalised, self.rests_on)])
 
     @cached_property
     def fixtures(self) -> frozenset[str]:
@@ -73,6 +72,7 @@ class TestModule:
         self._tree, self._package = tree, package
         self._lines = source.decode("utf-8", "replace").splitlines()
         self._identifiers: dict[ast.AST, frozenset[str]] = {}
+        self._normalised: dict[ast.AST, str] = {}
         self._helpers = {
             name: node
             for node in pycode.statements(tree.body)
@@ -90,6 +90,13 @@ class TestModule:
         if node not in self._identifiers:
             self._identifiers[node] = frozenset(pycode.identifiers(node))
         return self._identifiers[node]
+
+    def normalised(self, node: ast.stmt) -> str:
+        """What a statement does, as text; worked out once."""
+        if node not in self._normalised:
+            result = pycode.Normaliser().visit(copy.deepcopy(node))
+            self._normalised[node] = ast.dump(result) if result is not None else ""
+        return self._normalised[node]
 
     def reached(self, names: Iterable[str]) -> list[ast.stmt]:
         """Helpers that ``names`` lead to, directly or through other helpers, in order of name."""

@@ -130,7 +130,9 @@ async def _validate(config: Config, task_id: str) -> Validation:
         recipe = queries.recipe(built.store, environment.recipe_digest)
         if recipe is None:
             raise _unknown(f"The recipe of {task_id}")
-        return await run_states(task, environment, recipe.test, built.runner, built.blobs, repeats=config.build.repeats)
+        return await run_states(
+            task, environment, built.command(recipe), built.runner, built.blobs, repeats=config.build.repeats
+        )
 
 
 async def _grade(config: Config, task_id: str, patch: str, *, gold: bool, fresh: bool) -> Verdict:

@@ -21,6 +21,9 @@ class InstallMode(StrEnum):
 
     editable = "editable"
     regular = "regular"
+    wheel = "wheel"
+    """The tree could not be built here: the published wheel of exactly its version stands in for what is compiled; the
+    tree's own Python sources lie before it on the path."""
     none = "none"
     """Not installable as a distribution; its tree is on the import path only."""
 
@@ -67,6 +70,8 @@ class Recipe(Identified):
     env: dict[str, str] = {}
     tree: str = ""
     """Digest of the files the install reads (build metadata and package layout), so that eras can share a recipe."""
+    version: str = ""
+    """Release that the tree is or follows, empty when unknown. Not part of the identity."""
     provenance: tuple[str, ...] = ()
     """One line for each decision, in order. Not part of the identity."""
 
@@ -97,3 +102,5 @@ class Environment(Identified):
     size_bytes: int = 0
     build_sec: float = 0.0
     built_at: datetime
+    provenance: tuple[str, ...] = ()
+    """The recipe's lines, then one for each repair that its build needed. Not part of the identity."""

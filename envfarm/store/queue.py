@@ -163,21 +163,24 @@ class Queue:
 
 
 def _counts(connection: Connection, run: str) -> dict[str, dict[str, int]]:
-    waits = sa.and_(items.c.state == State.queued, items.c.due_at > Transaction(connection).now)
-    live = sa.case((waits, str(State.delayed)), else_=items.c.state).label("state_now")
-    # Ended items are counted by the funnel already; only the live ones are few enough to count here.
-    failed = counters.c.outcome == StageOutcome.failed
-    ended = sa.case((failed, str(State.quarantined)), else_=str(State.done)).label("state_now")
-    queries = (
-        sa.select(items.c.stage, live, sa.func.count())
-        .where(items.c.run == run, items.c.due_at.isnot(None))
-        .group_by(items.c.stage, "state_now"),
-        sa.select(counters.c.stage, ended, sa.cast(sa.func.sum(counters.c.n), sa.BigInteger))
-        .where(counters.c.run == run)
-        .group_by(counters.c.stage, "state_now"),
-    )
+    """Every number from an index: grouping a million live items by state would read their rows."""
+    later = _sum(sa.case((items.c.due_at > Transaction(connection).now, 1), else_=0))
+    per_stage = sa.select(items.c.stage, sa.func.count(), later).group_by(items.c.stage)
+    live = per_stage.where(items.c.run == run, items.c.due_at.isnot(None))
+    leased = per_stage.where(items.c.run == run, items.c.state == sa.literal_column(f"'{State.leased}'"))
+    failed = _sum(sa.case((counters.c.outcome == StageOutcome.failed, counters.c.n), else_=0))
+    ended = sa.select(counters.c.stage, _sum(counters.c.n), failed).where(counters.c.run == run)
     table: dict[str, dict[str, int]] = {}
-    for query in queries:
-        for stage, state, count in connection.execute(query):
-            table.setdefault(stage, {})[state] = count
-    return table
+    for stage, count, waiting in connection.execute(live):
+        table[stage] = {State.queued: count - waiting, State.delayed: waiting}
+    for stage, count, in_force in connection.execute(leased):
+        table[stage][State.queued] -= count - in_force
+        table[stage] |= {State.delayed: table[stage][State.delayed] - in_force, State.leased: count}
+    for stage, count, given_up in connection.execute(ended.group_by(counters.c.stage)):
+        table.setdefault(stage, {})
+        table[stage] |= {State.done: count - given_up, State.quarantined: given_up}
+    return {stage: {str(state): n for state, n in states.items() if n} for stage, states in table.items()}
+
+
+def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    return sa.cast(sa.func.sum(column), sa.BigInteger)

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import cast
 
 from envfarm.core.config import Config, CustomProviderConfig
-from envfarm.core.environment import Environment, TestCommand
+from envfarm.core.environment import Environment, Recipe, TestCommand
 from envfarm.core.errors import ConfigError, Reason, StoreError
 from envfarm.core.ports import BlobStore, EnvironmentBuilder, Repository, SandboxProvider, TestRunner, Verifier
 from envfarm.store import FsspecBlobs, Store, queries
@@ -39,6 +39,10 @@ class App:
         """The folder everything lies in."""
         return self.config.home_path
 
+    def command(self, recipe: Recipe) -> TestCommand:
+        """How an environment's tests are run, within the configured time."""
+        return within_time(recipe.test, self.config)
+
     def repository(self, ref: str) -> Repository:
         """Open once per process. Blocks (a package's releases are downloaded); call it in a thread."""
         from envfarm_builders.repos.open import open_repository
@@ -47,6 +51,12 @@ class App:
             if ref not in self._repositories:
                 self._repositories[ref] = cast("Repository", open_repository(ref, self.home / "cache"))
             return self._repositories[ref]
+
+
+def within_time(command: TestCommand, config: Config) -> TestCommand:
+    """The command, limited to ``build.suite_timeout_sec``."""
+    limit_sec = min(command.timeout_sec, config.build.suite_timeout_sec)
+    return command.model_copy(update={"timeout_sec": limit_sec})
 
 
 def open_store(config: Config) -> tuple[Store, BlobStore]:
@@ -78,7 +88,7 @@ async def open_app(config: Config) -> AsyncIterator[App]:
 
     def command(environment: Environment) -> TestCommand:
         recipe = queries.recipe(store, environment.recipe_digest)
-        return recipe.test if recipe else TestCommand()
+        return within_time(recipe.test if recipe else TestCommand(), config)
 
     def grader(cache: StoredVerdicts) -> PytestGrader:
         return PytestGrader(provider, blobs, command, cache, config.limits)

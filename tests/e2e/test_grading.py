@@ -124,11 +124,11 @@ async def test_patches_that_cannot_be_graded(grading: Grading, patch: str, outco
 
 
 async def test_a_file_where_the_tests_need_a_folder_is_the_submissions_failure(grading: Grading):
-    tree = {**TREE, "src/clock/checks/__init__.py": ""}
+    tree = {**TREE, "src/clock/checks/__init__.py": "y\n"}
     tests = {"src/clock/checks/test_deep.py": "from clock import words\ndef test_deep(): assert words('a') == ['b']\n"}
     task = grading.world.task(tree=tree, tests=tests, test_files=("src/clock/checks/test_deep.py",), id="toy__clock-2")
     task = grading.with_tests(task, ("src/clock/checks/test_deep.py::test_deep",))
-    patch = diff({"src/clock/checks/__init__.py": ""}, {"src/clock/checks": "x\n"})
+    patch = diff({"src/clock/checks/__init__.py": "y\n"}, {}) + diff({}, {"src/clock/checks": "x\n"})
     known = await grading.grader.calibrate(grading.task, grading.world.environment)
     grading.grader._cache.put_calibration(
         known.model_copy(update={"task_digest": task.digest, "sites": {}, "kinds": ()})

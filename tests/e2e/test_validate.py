@@ -34,24 +34,32 @@ async def test_a_good_task(grading: Grading):
         finalize(task.model_copy(update={"id": "other"}), grading.world.environment, validation)
 
 
-def tests(**files: str) -> dict[str, str]:
+def with_files(**files: str) -> dict[str, str]:
     return TESTS | {f"tests/{name}.py": text for name, text in files.items()}
 
 
 NEW_NAME = "from clock import parse, pretty\n\ndef test_pretty(): assert pretty(parse('5s')) == '5s'\n"
-FLAKY = """\
+LUCKY = """\
 import time
+
+import pytest
+
 from clock import parse
 
-def test_luck():
-    assert int(time.time_ns() // 1000) % 2 == 0 or parse('1s 1s').seconds == 7
+
+@pytest.mark.parametrize("n", range({}))
+def test_luck(n):
+    assert time.time_ns() // 1000 % 2 or parse("1s 1s").seconds == 7
 """
 
 CASES = {
-    "no_f2p": (dict(tests=tests(test_clock="from clock import words\ndef test_w(): assert words('a')\n", test_parse="")), InvalidReason.no_f2p),
+    "no_f2p": (
+        dict(tests=with_files(test_clock="from clock import words\ndef test_w(): assert words('a')\n", test_parse="")),
+        InvalidReason.no_f2p,
+    ),
     "only_error_to_pass": (
         dict(
-            tests=tests(test_clock=NEW_NAME, test_parse=""),
+            tests=with_files(test_clock=NEW_NAME, test_parse=""),
             gold=diff({SOURCE: BROKEN}, {SOURCE: BROKEN + "\n\ndef pretty(d):\n    return f'{d.seconds}s'\n"}),
         ),
         InvalidReason.only_error_to_pass,
@@ -62,8 +70,11 @@ CASES = {
         InvalidReason.breaks_tests,
     ),
     "patch_does_not_apply": (dict(gold=GOLD.replace("total = 0", "total = 9")), InvalidReason.patch_does_not_apply),
-    "no_tests_collected": (dict(tests=tests(test_clock="", test_parse="")), InvalidReason.no_tests_collected),
-    "suite_crash": (dict(tests=tests(test_clock=NEW_TESTS + "\nimport os\nos._exit(0)\n")), InvalidReason.suite_crash),
+    "no_tests_collected": (dict(tests=with_files(test_clock="", test_parse="")), InvalidReason.no_tests_collected),
+    "suite_crash": (
+        dict(tests=with_files(test_clock=NEW_TESTS + "\nimport os\nos._exit(0)\n")),
+        InvalidReason.suite_crash,
+    ),
 }  # fmt: skip
 
 
@@ -79,7 +90,7 @@ async def test_unfit_tasks_have_their_reason(grading: Grading, case: str):
 
 async def test_too_few_and_too_slow(grading: Grading):
     assert (await check(grading, grading.world.task(), min_f2p=6)).reason is InvalidReason.few_f2p
-    slow = grading.world.task(tests=tests(test_parse=UNITTESTS + "\nimport time\ntime.sleep(600)\n"))
+    slow = grading.world.task(tests=with_files(test_parse=UNITTESTS + "\nimport time\ntime.sleep(600)\n"))
     quick = COMMAND.model_copy(update={"timeout_sec": 2})
     validation = await validate(slow, grading.world.environment, quick, grading.runner, grading.world.blobs)
     assert validation.reason is InvalidReason.suite_timeout
@@ -88,24 +99,14 @@ async def test_too_few_and_too_slow(grading: Grading):
 
 
 async def test_a_test_that_differs_between_runs_is_listed_and_left_out(grading: Grading):
-    lucky = "".join(
-        FLAKY.replace("test_luck", f"test_luck_{n}").partition("def ")[1:][0]
-        + FLAKY.partition("def ")[2].replace("test_luck", f"test_luck_{n}")
-        + "\n"
-        for n in range(3)
-    )
-    text = FLAKY.partition("def ")[0] + lucky
-    validation = await check(grading, grading.world.task(tests=tests(test_lucky=text)), repeats=4)
+    validation = await check(grading, grading.world.task(tests=with_files(test_lucky=LUCKY.format(3))), repeats=4)
     assert validation.valid, validation.detail
     assert validation.flaky and all("test_luck" in name for name in validation.flaky)
     assert not set(validation.flaky) & set(validation.transitions)
 
 
 async def test_many_such_tests_make_the_task_unfit(grading: Grading):
-    many = FLAKY.replace(
-        "def test_luck():", "import pytest\n@pytest.mark.parametrize('n', range(12))\ndef test_luck(n):"
-    )
-    validation = await check(grading, grading.world.task(tests=tests(test_lucky=many)), repeats=3)
+    validation = await check(grading, grading.world.task(tests=with_files(test_lucky=LUCKY.format(12))), repeats=3)
     assert validation.reason is InvalidReason.flaky
 
 

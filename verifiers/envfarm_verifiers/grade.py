@@ -129,13 +129,18 @@ class PytestGrader:
         if guarded.refused:
             outcome = Outcome.tampered if guarded.hostile else Outcome.failed
             return verdict(outcome, "patch_refused", {"detail": guarded.refused})
+        calibrated = False
         try:
             calibration = await self.calibrate(task, environment)
+            calibrated = True
             planting, run = await self._run(task, environment, trusted, calibration, guarded)
         except (ProviderError, SandboxError, VerifierError) as error:
             # The boundary: no line of the subject has run yet. What its patch causes is a failure; the rest is ours.
             if error.reason is Reason.patch_refused:
                 return verdict(Outcome.failed, "patch_does_not_apply", {"detail": error.detail or str(error)})
+            if error.phase == "start" and calibrated:
+                # It starts with the gold patch in place: that it does not now is nobody's proven fault but the tree's.
+                return verdict(Outcome.failed, "not_started", {"detail": error.detail or str(error)})
             return verdict(Outcome.unscorable, str(error.reason), {"failure": error.record().model_dump(mode="json")})
         decision = decide(task, calibration, planting, run)
         evidence = decision.evidence | {"kept": list(guarded.kept), "dropped": dict(guarded.dropped or {})}

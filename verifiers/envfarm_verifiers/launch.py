@@ -84,7 +84,7 @@ def launch(
     sources = [f"{root}/src", root]
     named = [_absolute(entry, root) for entry in command.env.get("PYTHONPATH", "").split(":") if entry]
     # A project that was copied into the environment must be tested from the tree, not from the copy.
-    front = sources if environment.install_mode is InstallMode.regular else []
+    front = sources if environment.install_mode in (InstallMode.regular, InstallMode.wheel) else []
     key = secrets.token_bytes(32)
     job = {
         "modules": _sources(),

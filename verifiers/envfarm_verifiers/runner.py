@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from envfarm.core.base import short
 from envfarm.core.box import BoxSpec, ExecRequest, ExecResult, Limits, Network
 from envfarm.core.environment import WORKDIR, Environment, TestCommand
 from envfarm.core.errors import Reason, SandboxError, Tier, VerifierError
@@ -98,7 +99,10 @@ class PytestRunner:
             await asyncio.shield(self._provider.release(sandbox))
         output = result.stdout + result.stderr
         log = await asyncio.to_thread(self._blobs.put, output) if output else ""
-        return read_run(result, start.key, log=log)
+        run = read_run(result, start.key, log=log)
+        if not run.versions and not run.forged and result.exit_code is not None:
+            raise _not_started(environment, result)
+        return run
 
     async def _prepare(
         self,
@@ -128,6 +132,20 @@ class PytestRunner:
                     tier=Tier.environment,
                     detail=result.stderr.decode("utf-8", "replace"),
                 )
+
+
+def _not_started(environment: Environment, result: ExecResult) -> VerifierError:
+    """The runner ended by itself before its first record, so before it looked at the tree."""
+    lines = result.stderr.decode("utf-8", "replace").strip().splitlines()
+    return VerifierError(
+        f"The test runner cannot be started in environment {short(environment.digest)}: "
+        f"{lines[-1] if lines else f'exit status {result.exit_code}'}.",
+        reason=Reason.suite_crash,
+        phase="start",
+        tier=Tier.environment,
+        remedy="The environment needs an interpreter at /env/bin/python and pytest.",
+        detail="\n".join(lines),
+    )
 
 
 async def _apply(sandbox: Sandbox, patch: str) -> None:

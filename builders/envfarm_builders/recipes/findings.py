@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -26,6 +27,12 @@ class Weight(IntEnum):
     """A dependency of the project itself."""
 
 
+@lru_cache(maxsize=4096)
+def name_of(requirement: str) -> str:
+    """The normalised distribution name of a PEP 508 requirement."""
+    return canonicalize_name(Requirement(requirement).name)
+
+
 @dataclass(frozen=True, order=True)
 class Wanted:
     """One requirement and who asks for it."""
@@ -39,7 +46,7 @@ class Wanted:
     @property
     def name(self) -> str:
         """The distribution's normalised name."""
-        return canonicalize_name(Requirement(self.text).name)
+        return name_of(self.text)
 
 
 @dataclass

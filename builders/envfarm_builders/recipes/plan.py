@@ -89,6 +89,7 @@ def make_recipe(
         test=TestCommand(args=findings.pytest_args, paths=findings.test_paths, env=TEST_ENVIRONMENT | findings.env),
         env=env,
         tree=tree_digest(files, findings.native),
+        version=version,
         provenance=tuple(provenance),
     )
 

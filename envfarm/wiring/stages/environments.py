@@ -79,7 +79,7 @@ class BaseStage(EnvironmentStage):
         ref = lease.work.payload["ref"]
         commit, recipe, tree = await asyncio.to_thread(self._recipe, ref)
         environment, log = await self.environment_of(recipe, tree)
-        report = await self.app.runner.run(environment, recipe.test, [tree])
+        report = await self.app.runner.run(environment, self.app.command(recipe), [tree])
         log = await asyncio.to_thread(self.put_log, f"{log}\n\n{report.log_tail}")
         reason, detail = judge(report)
         usage = {"log": log, "cpu_sec": report.cpu_sec, "bytes_written": environment.size_bytes}

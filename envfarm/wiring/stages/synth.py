@@ -46,7 +46,7 @@ class SynthStage(RunStage):
 
     def command(self, environment: Environment) -> TestCommand:
         """How the revision's tests are run."""
-        return self.recipe(environment.recipe_digest).test
+        return self.app.command(self.recipe(environment.recipe_digest))
 
 
 class ProposeStage(SynthStage):

@@ -27,7 +27,7 @@ class ValidateStage(RunStage):
         validation = await validate(
             task,
             environment,
-            recipe.test,
+            self.app.command(recipe),
             self.app.runner,
             self.app.blobs,
             repeats=self.plan.build.repeats,

@@ -11,7 +11,8 @@ import posixpath
 from collections.abc import Iterator
 
 from ..findings import Files
-from ..names import BUILTIN_FIXTURES, FIXTURES
+from ..names import BUILTIN_FIXTURES, FIXTURES, UNPUBLISHED
+from .imports import hard_imports
 from .layout import test_files
 from .setup_py import parse
 
@@ -21,6 +22,7 @@ def suite_gaps(files: Files) -> tuple[str, ...]:
     nowhere while there is no ``conftest.py``. Empty for a suite that looks whole."""
     trees = {path: tree for path in test_files(files) if (tree := parse(files[path].decode("utf-8", "replace")))}
     missing = {name for path, tree in trees.items() for name in _missing_modules(files, path, tree)}
+    missing |= {module for module in hard_imports(files) if module in UNPUBLISHED}
     if not any(posixpath.basename(path) == "conftest.py" for path in files):
         known = BUILTIN_FIXTURES | set(FIXTURES) | _defined_fixtures(files)
         for path, tree in trees.items():

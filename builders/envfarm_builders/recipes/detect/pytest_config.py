@@ -72,19 +72,21 @@ def _read_options(files: Files, options: dict[str, str], findings: Findings, sou
 
 
 def _read_usage(files: Files, findings: Findings) -> None:
+    """One guess for each plug-in, with the first place that needs it."""
     own_fixtures = _own_fixtures(files)
-    for path, data in files.items():
+    needed: dict[str, str] = {}
+    for path, data in sorted(files.items()):
         if not path.endswith(".py") or "test" not in path.lower():
             continue
-        for match in _USES_FIXTURES.finditer(data):
-            for argument in re.findall(rb"\w+", match[1]):
-                fixture = argument.decode("ascii", "replace")
-                if fixture in FIXTURES and fixture not in own_fixtures:
-                    findings.want([FIXTURES[fixture]], Weight.guessed, f"fixture {fixture} in {path}")
-        for match in _MARK.finditer(data):
-            plugin = MARKS.get(match[1].decode(), "")
-            if plugin:
-                findings.want([plugin], Weight.guessed, f"mark {match[1].decode()} in {path}")
+        arguments = {word for match in _USES_FIXTURES.finditer(data) for word in re.findall(rb"\w+", match[1])}
+        for fixture in sorted(word.decode("ascii", "replace") for word in arguments):
+            if fixture in FIXTURES and fixture not in own_fixtures:
+                needed.setdefault(FIXTURES[fixture], f"fixture {fixture} in {path}")
+        for mark in sorted({match[1].decode() for match in _MARK.finditer(data)}):
+            if mark in MARKS:
+                needed.setdefault(MARKS[mark], f"mark {mark} in {path}")
+    for plugin, source in needed.items():
+        findings.want([plugin], Weight.guessed, source)
 
 
 def _own_fixtures(files: Files) -> set[str]:
