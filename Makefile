@@ -30,7 +30,7 @@ demo: setup
 	@$(BIN)/envfarm demo
 
 test: setup system
-	@$(BIN)/python -m pytest -q -m "not slow and not browser and not registry and not k8s and not docker and not gpu"
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow and not browser and not registry and not k8s and not docker and not gpu"
 
 test-all: setup system go-test
 	@$(BIN)/python -m pytest -q -m "not k8s and not docker and not gpu"

@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from envfarm_verifiers.attacks import TWELVE, cheat_patches
 from envfarm_verifiers.cache import MemoryCache
@@ -90,6 +91,8 @@ async def attack(
     targets = [path for section in parse(gold) for path in section.paths if path.endswith(".py") and path in files]
     patches = cheat_patches(task, files, targets[0] if targets else None)
     chosen = {name: patch for name, patch in patches.items() if name.startswith(tuple(options.only))}
+    if options.variants:
+        chosen = sample(chosen, options.variants, task.id)
     slots = asyncio.Semaphore(options.workers)
 
     async def cheat(name: str, patch: str) -> None:
@@ -105,6 +108,17 @@ async def attack(
         file=sys.stderr,
         flush=True,
     )
+
+
+def sample(patches: dict[str, str], count: int, seed: str) -> dict[str, str]:
+    """``count`` variants of each catalogue id, another choice for each task."""
+    taken: Counter[str] = Counter()
+    chosen: dict[str, str] = {}
+    for name in Random(seed).sample(sorted(patches), len(patches)):
+        taken[name.split(".")[0]] += 1
+        if taken[name.split(".")[0]] <= count:
+            chosen[name] = patches[name]
+    return chosen
 
 
 def load(options: argparse.Namespace, config: Config) -> Iterator[tuple[Task, Environment, TestCommand]]:
@@ -174,6 +188,7 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--match", default="", help="only tasks whose id holds this text")
     parser.add_argument("--only", nargs="*", default=[""], help="only cheats whose names start so")
+    parser.add_argument("--variants", type=int, default=0, help="so many variants of each cheat for a task; 0: all")
     parser.add_argument("--gold", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json")

@@ -7,6 +7,7 @@ was set back to an older copy is not mistaken for one given out after.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -163,23 +164,29 @@ class Queue:
 
 
 def _counts(connection: Connection, run: str) -> dict[str, dict[str, int]]:
-    """Every number from an index: grouping a million live items by state would read their rows."""
+    """Every number from an index (grouping a million live items by state would read their rows), in one statement:
+    the parts must be of one moment."""
     later = _sum(sa.case((items.c.due_at > Transaction(connection).now, 1), else_=0))
-    per_stage = sa.select(items.c.stage, sa.func.count(), later).group_by(items.c.stage)
-    live = per_stage.where(items.c.run == run, items.c.due_at.isnot(None))
-    leased = per_stage.where(items.c.run == run, items.c.state == sa.literal_column(f"'{State.leased}'"))
     failed = _sum(sa.case((counters.c.outcome == StageOutcome.failed, counters.c.n), else_=0))
-    ended = sa.select(counters.c.stage, _sum(counters.c.n), failed).where(counters.c.run == run)
-    table: dict[str, dict[str, int]] = {}
-    for stage, count, waiting in connection.execute(live):
-        table[stage] = {State.queued: count - waiting, State.delayed: waiting}
-    for stage, count, in_force in connection.execute(leased):
-        table[stage][State.queued] -= count - in_force
-        table[stage] |= {State.delayed: table[stage][State.delayed] - in_force, State.leased: count}
-    for stage, count, given_up in connection.execute(ended.group_by(counters.c.stage)):
-        table.setdefault(stage, {})
-        table[stage] |= {State.done: count - given_up, State.quarantined: given_up}
-    return {stage: {str(state): n for state, n in states.items() if n} for stage, states in table.items()}
+    per_stage = sa.select(items.c.stage, sa.func.count(), later).where(items.c.run == run).group_by(items.c.stage)
+    is_leased = items.c.state == sa.literal_column(f"'{State.leased}'")
+    parts = sa.union_all(
+        per_stage.where(items.c.due_at.isnot(None)).add_columns(sa.literal("live")),
+        per_stage.where(is_leased).add_columns(sa.literal("leased")),
+        sa.select(counters.c.stage, _sum(counters.c.n), failed, sa.literal("ended"))
+        .where(counters.c.run == run)
+        .group_by(counters.c.stage),
+    )
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for stage, count, some, part in connection.execute(parts):
+        states = table[stage]
+        if part == "live":
+            states.update({"queued": count - some, "delayed": some})
+        elif part == "leased":
+            states.update({"leased": count, "queued": some - count, "delayed": -some})
+        else:
+            states.update({"done": count - some, "quarantined": some})
+    return {stage: {state: n for state, n in states.items() if n} for stage, states in table.items()}
 
 
 def _sum(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:

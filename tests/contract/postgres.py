@@ -47,9 +47,7 @@ class LocalPostgres:
         self._count = 0
         self.process: subprocess.Popen[bytes] | None = None
         try:
-            self._run(
-                "initdb", "-D", str(self.folder / "data"), "--username=envfarm", "--auth=trust", "--no-sync"
-            )
+            self._run("initdb", "-D", str(self.folder / "data"), "--username=envfarm", "--auth=trust", "--no-sync")
             self.start()
         except BaseException:
             self.close()

@@ -22,7 +22,8 @@ FAILURE = FailureRecord(
 
 
 def work(key: str, **fields: Any) -> Work:
-    return Work(**{"run": "r", "stage": "build", "source": "pypi", "repo": "jinja2"} | fields, key=key)
+    values: dict[str, Any] = {"run": "r", "stage": "build", "source": "pypi", "repo": "jinja2"}
+    return Work(**values | fields, key=key)
 
 
 def candidate(key: str, **fields: Any) -> Candidate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from git import Repo
@@ -68,7 +68,7 @@ class GitRepository:
         for commit, _ in parse_log(pieces, self.versions()):
             yield commit
 
-    def history(self, limit: int | None = None) -> Iterator[tuple[Commit, tuple[FileChange, ...]]]:
+    def history(self, limit: int | None = None) -> Generator[tuple[Commit, tuple[FileChange, ...]], None, None]:
         """:meth:`commits` with the changes against the first parent, out of one process."""
         pieces = self._git.stream(
             "log", "--first-parent", "--diff-merges=first-parent", "--root", "-z", "--raw", "--numstat", "-M",
@@ -147,11 +147,6 @@ class GitRepository:
     def read(self, commit: str, path: str) -> bytes | None:
         """One file at ``commit``, or None. A link gives its target's text."""
         return self._git.blobs([f"{commit}:{path}"])[0]
-
-    def merged(self, base: str, fix: str) -> tuple[str, ...]:
-        """Messages of the commits that ``fix`` brings in beside ``base``'s line, oldest first; at most 50."""
-        out = self._git.run("log", "--reverse", "--no-merges", "-n", "50", "-z", "--format=%B", f"{base}..{fix}", "--")
-        return tuple(text.strip() for text in out.decode("utf-8", "replace").split("\0") if text.strip())
 
     def _entries(self, commit: str) -> Iterator[tuple[str, str, str, str, int]]:
         out = self._git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--")

@@ -17,7 +17,7 @@ from envfarm_verifiers.inbox.channel import open_channel
 from envfarm_verifiers.inbox.paths import restore
 from envfarm_verifiers.inbox.reporter import Reporter, split_selection
 from envfarm_verifiers.inbox.tracer import Tracer
-from envfarm_verifiers.inbox.watch import HOT, Watch, altered, set_tripwires
+from envfarm_verifiers.inbox.watch import HOT, SessionWatch, Watch, altered, set_tripwires
 
 
 def main(job, held):
@@ -31,21 +31,21 @@ def main(job, held):
     send = open_channel(job["descriptor"], bytes.fromhex(job.pop("key")))
     send({"k": "start", "python": sys.version.split()[0], "pytest": pytest.__version__})
     paths, files, ids = split_selection(job["only"], root)
-    check = None if job["trusted"] is None else _checker(send, root, job["trusted"])
-    plugin = Reporter(
-        send, files=files, ids=ids, tracer=Tracer(root, job["trace"]) if job["trace"] else None, check=check
-    )
+    plugin = Reporter(send, files=files, ids=ids, tracer=Tracer(root, job["trace"]) if job["trace"] else None)
+    guarded = job["trusted"] is not None
+    if guarded:
+        session = SessionWatch(plugin, send)
+        plugin.begin, plugin.check = session.begin, _checker(send, root, job["trusted"], session)
     restore(held, job["front"], job["back"])
     arguments = job["args"] + options(root, job["scratch"]) + (paths if ids is not None else job["paths"])
     sys.argv = ["pytest", *arguments]
     if ids is not None and not paths:
         status = 5
     else:
-        if check is not None:
+        if guarded:
             set_tripwires(send)
         status = int(pytest.main(arguments, plugins=[plugin]))
-        if check is not None:
-            check("end")
+        plugin.check("end")
     for function in flush:
         # A test may have closed or replaced the stream: its output is lost, its status is not.
         with contextlib.suppress(OSError, ValueError):
@@ -78,23 +78,25 @@ def _installed(module):
     return spec is not None and "site-packages" in (spec.origin or "")
 
 
-def _checker(send, root, trusted):
-    """``check(moment)``: compare identities; everything after collection and at the end, the hot part after each
-    test, everything again whenever that has cost less than 2 % of the time so far."""
+def _checker(send, root, trusted, session):
+    """``check(moment)``: compare identities. Everything after collection and at the end, and after a test whenever
+    that has cost less than 2 % of the time so far; else the hot part, which may cost 5 % and more only by lot."""
     for name in default_plugins:
         importlib.import_module("_pytest." + name)
     everything = Watch()
     hot = Watch(HOT)
-    trace, profile, now = sys.gettrace(), sys.getprofile(), time.monotonic
+    trace, profile, now, lot = sys.gettrace(), sys.getprofile(), time.monotonic, os.urandom
     gettrace, getprofile = sys.gettrace, sys.getprofile
     began = now()
-    spent = [0.0]
+    spent = {True: 0.0, False: 0.0}
     told = set()
 
     def check(moment):
         start = now()
-        full = moment != "test" or spent[0] < 0.02 * (start - began)
-        found = (everything if full else hot).changes()
+        full = moment != "test" or spent[True] < 0.02 * (start - began)
+        if not full and spent[False] > 0.05 * (start - began) and lot(1)[0] >= 16:
+            return
+        found = (everything if full else hot).changes() + session.changes()
         if moment != "test":
             found += altered(root, trusted)
         if gettrace() is not trace:
@@ -104,8 +106,7 @@ def _checker(send, root, trusted):
         new = [name for name in found if name not in told]
         if new:
             told.update(new)
-            send({"k": "changed", "moment": moment, "names": new[:100]})
-        if full:
-            spent[0] += now() - start
+            send({"k": "changed", "moment": moment, "names": new[:500]})
+        spent[full] += now() - start
 
     return check

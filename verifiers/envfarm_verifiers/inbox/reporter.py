@@ -35,18 +35,26 @@ def failure_text(report):
 class Reporter:
     """Sends one record for each test and each file that does not collect.
 
-    ``files`` and ``ids``: when not None, every other item is deselected. ``check``: called with a slug after each
-    test and after collection, for integrity. ``tracer``: see ``tracer.Tracer``.
+    ``files`` and ``ids``: when not None, every other item is deselected. ``tracer``: see ``tracer.Tracer``. Two
+    attributes may be set before the session: ``begin(manager)`` is called once plugins are there, ``check(moment)``
+    after each test and after collection.
     """
 
-    def __init__(self, send, files=None, ids=None, tracer=None, check=None):
+    def __init__(self, send, files=None, ids=None, tracer=None):
         self._send = send
         self._files = files
         self._ids = ids
         self._tracer = tracer
-        self._check = check or (lambda moment: None)
         self._phases = {}
+        self.check = lambda moment: None
+        self.begin = lambda manager: None
         self.tests = 0
+        self.fields = 0
+        self.fields = len(vars(self))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config):
+        self.begin(config.pluginmanager)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config, items):
@@ -63,7 +71,7 @@ class Reporter:
 
     def pytest_collection_finish(self, session):
         self._send({"k": "collected", "n": len(session.items)})
-        self._check("collected")
+        self.check("collected")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collectreport(self, report):
@@ -76,10 +84,12 @@ class Reporter:
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item, call):
+        raised = call.excinfo is not None
         yield
         state = self._phases.get(item.nodeid)
         if state is not None:
-            state["raised"] = state["raised"] or call.excinfo is not None
+            # unittest's own errors come in during the call; what was there before it may be gone after it.
+            state["raised"] = state["raised"] or raised or call.excinfo is not None
             state["phases"] += 1
 
     @pytest.hookimpl(tryfirst=True)
@@ -122,7 +132,7 @@ class Reporter:
         self._send(record)
         if lines:
             self._send({"k": "trace", "id": record["id"], "lines": lines})
-        self._check("test")
+        self.check("test")
 
 
 def _error_line(text):

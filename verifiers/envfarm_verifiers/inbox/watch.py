@@ -35,13 +35,25 @@ class Watch:
     """A snapshot of function, class and code identities. ``changes()`` names what differs from it."""
 
     def __init__(self, module_names=None):
-        names = module_names or [name for name in sys.modules if name.split(".")[0] in WATCHED]
+        names = (
+            module_names
+            if module_names is not None
+            else [name for name in sys.modules if name.split(".")[0] in WATCHED]
+        )
         self._modules = {name: sys.modules[name] for name in sorted(names) if name in sys.modules}
         self._spaces = []
         self._builtins = [(name, getattr(builtins, name, None)) for name in BUILTINS]
         seen = set()
         for name, module in self._modules.items():
             self._add(name, vars(module), seen)
+
+    @classmethod
+    def of(cls, kind):
+        """A watch of one class alone."""
+        watch = cls([])
+        watch._builtins = []
+        watch._add(kind.__qualname__, kind.__dict__, set())
+        return watch
 
     def _add(self, label, space, seen):
         entries = {}
@@ -92,6 +104,44 @@ def _imported(value):
         and home.__name__.split(".")[0] in WATCHED
         and (getattr(home, getattr(value, "__name__", ""), None) is value)
     )
+
+
+class SessionWatch:
+    """What a session is made of: its plugins, how hooks are called, who sends the records."""
+
+    def __init__(self, reporter, send):
+        self._reporter = reporter
+        self._send = send
+        self._kind = Watch.of(type(reporter))
+        self._cells = [cell.cell_contents for cell in send.__closure__]
+        self._manager = None
+        self._call = None
+
+    def begin(self, manager):
+        """Take ``manager`` as it is now for right."""
+        self._manager = manager
+        self._call = getattr(manager, "_inner_hookexec", None)
+
+    def changes(self):
+        """A label for each plugin, and for each part that was replaced. Plugins that belong there are the caller's
+        to know: the same ones come with every run."""
+        found = self._kind.changes()
+        if vars(self._reporter).get("_send") is not self._send or len(vars(self._reporter)) != self._reporter.fields:
+            found.append("reporter")
+        cells = self._send.__closure__
+        if any(cells[at].cell_contents is not was for at, was in enumerate(self._cells)):
+            found.append("channel")
+        if self._manager is not None:
+            if getattr(self._manager, "_inner_hookexec", None) is not self._call:
+                found.append("hookexec")
+            labels = sorted(map(_label, self._manager.get_plugins()))
+            found += [f"plugin:{label}#{labels[:at].count(label)}" for at, label in enumerate(labels)]
+        return found
+
+
+def _label(plugin):
+    name = getattr(plugin, "__name__", None)
+    return str(name) if name else type(plugin).__module__ + "." + type(plugin).__qualname__
 
 
 def altered(root, trusted):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import posixpath
+import re
 from collections.abc import Iterator
 
 from ..findings import Files
@@ -20,71 +21,79 @@ from .setup_py import parse
 def suite_gaps(files: Files) -> tuple[str, ...]:
     """Modules of the suite's own that its test files import at module level, and fixtures they use that are defined
     nowhere while there is no ``conftest.py``. Empty for a suite that looks whole."""
-    trees = {path: tree for path in test_files(files) if (tree := parse(files[path].decode("utf-8", "replace")))}
-    missing = {name for path, tree in trees.items() for name in _missing_modules(files, path, tree)}
+    parsed = {path: parse(files[path].decode("utf-8", "replace")) for path in test_files(files)}
+    trees = {path: tree for path, tree in parsed.items() if tree is not None}
+    modules = _Modules(files)
+    missing = {name for path, tree in trees.items() for name in modules.missing_from(path, tree)}
     missing |= {module for module in hard_imports(files) if module in UNPUBLISHED}
     if not any(posixpath.basename(path) == "conftest.py" for path in files):
         known = BUILTIN_FIXTURES | set(FIXTURES) | _defined_fixtures(files)
-        for path, tree in trees.items():
-            missing.update(f"fixture {name}" for name in _used_fixtures(tree) - known if path)
+        used = {name for tree in trees.values() for name in _used_fixtures(tree)}
+        missing |= {f"fixture {name}" for name in used - known}
     return tuple(sorted(missing))
 
 
-def _missing_modules(files: Files, path: str, tree: ast.Module) -> Iterator[str]:
-    folder = posixpath.dirname(path)
-    root, top = ("src", folder[4:].split("/")[0]) if folder.startswith("src/") else ("", folder.split("/")[0])
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if top and alias.name.split(".")[0] == top:
-                    yield from _missing(files, posixpath.join(root, *alias.name.split(".")), [])
-        elif isinstance(node, ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            module = (node.module or "").split(".") if node.module else []
-            if node.level:
-                base = folder
-                for _ in range(node.level - 1):
-                    base = posixpath.dirname(base)
-                yield from _missing(files, posixpath.join(base, *module), names)
-            elif top and module[0] == top:
-                yield from _missing(files, posixpath.join(root, *module), names)
+_CODE = (".py", ".pyi", ".pyx", ".c", ".so", ".in", ".rs")
 
 
-def _missing(files: Files, place: str, names: list[str]) -> Iterator[str]:
-    """The module at ``place`` if it is not there; where it is a folder without code, those ``names`` that are not."""
-    if not _module_exists(files, place):
-        yield place.replace("/", ".")
-    elif f"{place}.py" not in files and not any(path.startswith(f"{place}/__init__.") for path in files):
-        missing = (name for name in names if name != "*" and not _module_exists(files, f"{place}/{name}"))
-        yield from (f"{place}.{name}".replace("/", ".") for name in missing)
+class _Modules:
+    """What can be imported from a tree."""
+
+    def __init__(self, files: Files) -> None:
+        self._stems = {
+            posixpath.join(posixpath.dirname(path), posixpath.basename(path).split(".")[0])
+            for path in files
+            if path.endswith(_CODE)
+        }
+        self._folders = {folder for path in files for folder in _parents(path)}
+
+    def missing_from(self, path: str, tree: ast.Module) -> Iterator[str]:
+        """Own modules that a test file imports and that are not there."""
+        folder = posixpath.dirname(path)
+        root, top = ("src", folder[4:].split("/")[0]) if folder.startswith("src/") else ("", folder.split("/")[0])
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    if top and alias.name.split(".")[0] == top:
+                        yield from self._missing(posixpath.join(root, *alias.name.split(".")), [])
+            elif isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                module = node.module.split(".") if node.module else []
+                if node.level:
+                    base = folder
+                    for _ in range(node.level - 1):
+                        base = posixpath.dirname(base)
+                    yield from self._missing(posixpath.join(base, *module), names)
+                elif top and module[0] == top:
+                    yield from self._missing(posixpath.join(root, *module), names)
+
+    def _missing(self, place: str, names: list[str]) -> Iterator[str]:
+        """The module at ``place`` if it is not there; where it is a folder without code, ``names`` that are not."""
+        if place in self._stems:
+            return
+        if place not in self._folders:
+            yield place.replace("/", ".")
+        elif f"{place}/__init__" not in self._stems:
+            for name in names:
+                inside = f"{place}/{name}"
+                if name != "*" and inside not in self._stems and inside not in self._folders:
+                    yield inside.replace("/", ".")
 
 
-def _module_exists(files: Files, place: str) -> bool:
-    """A module, a package, a namespace folder or something compiled lies there, or a name of its parent may be it."""
-    if f"{place}.py" in files or f"{place}.pyi" in files or any(path.startswith(place + "/") for path in files):
-        return True
-    stem = place + "."
-    return any(path.startswith(stem) and path.endswith((".pyx", ".c", ".so", ".in", ".rs")) for path in files)
+def _parents(path: str) -> Iterator[str]:
+    while path := posixpath.dirname(path):
+        yield path
 
 
 def _defined_fixtures(files: Files) -> set[str]:
-    found: set[str] = set()
+    """Every function, assigned or imported name of files that speak of fixtures: more than there are, never fewer."""
+    found: set[bytes] = set()
     for path, data in files.items():
-        if path.endswith(".py") and b"fixture" in data and (tree := parse(data.decode("utf-8", "replace"))):
-            for node in ast.walk(tree):
-                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Import, ast.ImportFrom)):
-                    found.update(_names(node))
-                elif isinstance(node, ast.Assign):
-                    found.update(target.id for target in node.targets if isinstance(target, ast.Name))
-                elif isinstance(node, ast.keyword) and node.arg == "name" and isinstance(node.value, ast.Constant):
-                    found.add(str(node.value.value))
-    return found
-
-
-def _names(node: ast.AST) -> list[str]:
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return [alias.asname or alias.name for alias in node.names]
-    return [node.name] if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
+        if path.endswith(".py") and b"fixture" in data:
+            found.update(re.findall(rb"def\s+(\w+)|^(?:from|import)[^\n#]+", data, re.MULTILINE))
+            for line in re.findall(rb"^(?:from|import)\s[^\n]*(?:\([^)]*\))?|^\w+\s*=|name\s*=\s*[\"']\w+", data, re.M):
+                found.update(re.findall(rb"\w+", line))
+    return {name.decode("ascii", "replace") for name in found}
 
 
 def _used_fixtures(tree: ast.Module) -> set[str]:
@@ -92,17 +101,21 @@ def _used_fixtures(tree: ast.Module) -> set[str]:
     found: set[str] = set()
     holders = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and not node.bases)]
     for holder in holders:
-        marked = _fills(holder)
+        if isinstance(holder, ast.ClassDef) and _fills(holder.decorator_list):
+            continue
         for node in holder.body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
-                if marked or _fills(node):
-                    continue
-                spare = len(node.args.args) - len(node.args.defaults)
-                found.update(argument.arg for argument in node.args.args[:spare])
+                if not _fills(node.decorator_list):
+                    spare = len(node.args.args) - len(node.args.defaults)
+                    found.update(argument.arg for argument in node.args.args[:spare])
     return found - {"self", "cls"}
 
 
-def _fills(node: ast.AST) -> bool:
+def _fills(decorators: list[ast.expr]) -> bool:
     """Anything but a bare mark may pass arguments of its own: parametrize, patch, given, ..."""
-    decorators = getattr(node, "decorator_list", [])
-    return any("parametrize" in ast.unparse(each) or "pytest.mark" not in ast.unparse(each) for each in decorators)
+    for each in decorators:
+        called = each.func if isinstance(each, ast.Call) else each
+        mark = called.value if isinstance(called, ast.Attribute) else None
+        if not isinstance(mark, ast.Attribute) or mark.attr != "mark" or called.attr == "parametrize":  # pyright: ignore
+            return True
+    return False
