@@ -29,7 +29,11 @@ _UPKEEP: tuple[tuple[str, str], ...] = (
     ),
     ("documentation, tests or tooling", rf"^\s*(?:docs?|tests?|ci|build|style|chore){_SCOPE}\s"),
     ("a refactoring", rf"^\s*(?:refactor\w*|clean[- ]?up){_SCOPE}"),
-    ("a refactoring", rf"{_LEAD}(?:(?:code )?(?:clean{_VERBS}[ -]?up|refactor{_VERBS})|reorgani[sz]e|moderni[sz]e)\b"),
+    (
+        "a refactoring",
+        rf"{_LEAD}(?:(?:code )?(?:clean{_VERBS}[ -]?up|refactor{_VERBS})|reorgani[sz]e|moderni[sz]e)\b",
+    ),
+    ("a refactoring", rf"{_LEAD}(?:use|convert to|switch to|replace .* with) f-?strings\b"),
     ("speed", rf"^\s*perf\w*{_SCOPE}|\bO\((?:1|n|log)[^)]*\)|{_LEAD}(?:speed{_VERBS}[ -]?up|optimi[sz]e{_VERBS})\b"),
     (
         "speed",

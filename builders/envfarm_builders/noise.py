@@ -7,19 +7,24 @@ import re
 _I = re.IGNORECASE
 _M = re.MULTILINE
 
+_ROLES = r"(?:gh-?)?(?:issues?|prs?|pull|gh|bug|ticket|commit|cve|ghsa|user|author|pypi|cpython)"
+
 KEYS: dict[str, re.Pattern[str]] = {
     "link": re.compile(r"\b(?:https?|git|ssh|ftp)://[^\s<>)\]`\"']*|\bwww\.[^\s<>)\]`\"']+", _I),
     "mail": re.compile(r"<[\w.+-]+@[\w-]+(?:\.[\w-]+)+>"),
     "advisory": re.compile(r"\b(?:CVE-\d{4}-\d+|GHSA(?:-[0-9a-z]{4}){3}|PYSEC-\d{4}-\d+)\b", _I),
+    # :issue:`12` of reStructuredText and {issue}`12` of MyST; any other role whose text is a number.
     "role": re.compile(
-        r":(?:gh-?)?(?:issues?|prs?|pull|gh|bug|ticket|commit|cve|ghsa|user|author|pypi|cpython):`[^`]*`_{0,2}", _I
+        rf"(?::(?:{_ROLES}):|\{{(?:{_ROLES})\}})`[^`]*`_{{0,2}}"
+        r"|(?::[\w.+-]+:|\{[\w.+-]+\})`[#!]?\d[\d\s,#!]*`_{0,2}",
+        _I,
     ),
     "number": re.compile(
         # #12, !12, owner/repo#12, word#12
         r"(?<![\w/.])[\w.-]+/[\w.-]+[#!]\d+\b|(?<![\w&])[#!]\d+\b|(?<=[\w)])#\d+\b"
         # issue 12, PR #12, gh-12, pull/12
         r"|\b(?:issues?|bugs?|tickets?|prs?|pulls?|pull[ -]requests?|merge[ -]requests?|discussions?|bpo|gh|lp)"
-        r"[\s:/#-]{0,3}\d+\b",
+        r"[\s:/#_-]{0,3}\d+\b",
         _I,
     ),
     # JIRA's keys, only where nothing else looks like them: UTF-8 and SHA-256 are words of prose.

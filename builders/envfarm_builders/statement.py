@@ -90,7 +90,8 @@ def _inline(line: str) -> str:
     for _ in range(3):
         cleaned = noise.DANGLING.sub("", noise.EMPTY.sub("", cleaned))
     cleaned = re.sub(r" {2,}", " ", cleaned.strip())
+    cleaned = re.sub(r"([(\[])\s+", r"\1", cleaned)
     cleaned = re.sub(r"^([-*+•]\s+)?[:;,)\]]+\s*", r"\1", cleaned)
-    cleaned = re.sub(r"\s+([.,;:!?)\]])", r"\1", cleaned)
+    cleaned = re.sub(r"\s+([.,;:!?)\]])(?=\s|$|[.,;:)])", r"\1", cleaned)
     cleaned = re.sub(r"([,;:(\[–—-]\s*)+([.)]?)$", r"\2", cleaned)
     return (indent + cleaned).rstrip()

@@ -109,12 +109,11 @@ def test_acknowledged_results_survive_a_crash_of_the_server_and_work_goes_on() -
 
 def test_a_server_out_of_space_refuses_cleanly_and_resumes(postgres: LocalPostgres, url: str) -> None:
     # Only the tables lie on the small disk: a server whose log fills up stops altogether.
-    name = "small_" + url.split("/")[3].split("?")[0]
-    with small_disk(postgres.folder / name, "16m") as disk:
+    with small_disk(postgres.folder / "small", "16m") as disk:
         owner = postgres.folder.stat()
         os.chown(disk, owner.st_uid, owner.st_gid)
-        postgres.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'")
-        store = Store.open(f"{url}&options=-c%20default_tablespace%3D{name}")
+        postgres.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        store = Store.open(f"{url}&options=-c%20default_tablespace%3Dsmall")
         try:
             store.queue.enqueue([work("first")])
             filler = fill(disk)
@@ -128,9 +127,8 @@ def test_a_server_out_of_space_refuses_cleanly_and_resumes(postgres: LocalPostgr
             assert store.queue.enqueue(many) == 5000
         finally:
             store.close()
-            database = url.split("/")[3].split("?")[0]
-            postgres.execute(f"DROP DATABASE {database} WITH (FORCE)")
-            postgres.execute(f"DROP TABLESPACE {name}")
+            postgres.fresh()
+            postgres.execute("DROP TABLESPACE small")
 
 
 class Cutter:

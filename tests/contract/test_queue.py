@@ -350,7 +350,7 @@ def test_a_token_from_before_a_restored_backup_is_refused(tmp_path: Path) -> Non
 ACTIONS = st.lists(st.sampled_from(["enqueue", "lease", "expire", "finish", "fail", "release", "late"]), max_size=40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(ACTIONS)
 def test_items_are_neither_lost_nor_doubled_whatever_the_order(actions: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/a.db") as store:

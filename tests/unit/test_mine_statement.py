@@ -15,6 +15,9 @@ from envfarm.core.source import Issue, IssueKind
     [
         ("Fix parsing when a parameter is named `help` (#3678)", "Fix parsing when a parameter is named `help`"),
         ("- Fix foo. :issue:`1234` :pr:`12`, gh-7", "- Fix foo."),
+        ("- {func}`edit` takes paths. {issue}`2869` {pr}`3781`", "- {func}`edit` takes paths."),
+        ("Emit a :class:`Warning` :ghpull:`3` :src:`12, 13` now", "Emit a :class:`Warning` now"),
+        ("Add tests (#1572 followup) (#3405)", "Add tests (followup)"),
         ("Crash in `a/b` (closes #12, fixes owner/repo#3)", "Crash in `a/b`"),
         ("See issue 12 for why `x` breaks", "See for why `x` breaks"),
         ("- [#12](https://h.invalid/12): Fix a thing in [foo](http://h.invalid)", "- Fix a thing in foo"),
@@ -40,9 +43,9 @@ def test_examples(raw: str, cleaned: str) -> None:
 
 
 _KEY = st.sampled_from(
-    ["#123", "gh-77", "GH-5", "issue 12", "PR #9", ":issue:`3`", "org/repo#44", "https://h.invalid/pull/1", "!42",
-     "www.h.invalid/x", "CVE-2023-1234", "deadbee1", "0123456789abcdef0123456789abcdef01234567", "(#9)",
-     "[#8](https://h.invalid/8)"]
+    ["#123", "gh-77", "GH-5", "issue 12", "PR #9", ":issue:`3`", "{pr}`4`", "org/repo#44", "!42",
+     "https://h.invalid/pull/1", "www.h.invalid/x", "CVE-2023-1234", "deadbee1", "(#9)", "ISSUE_801",
+     "0123456789abcdef0123456789abcdef01234567", "[#8](https://h.invalid/8)"]
 )  # fmt: skip
 _TEXT = st.text(st.sampled_from("ab c.,:;()[]`'\"#-\n*@!/\\<>_0189"), max_size=30)
 

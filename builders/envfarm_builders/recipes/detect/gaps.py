@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from ..findings import Files
 from ..names import BUILTIN_FIXTURES, FIXTURES, UNPUBLISHED
-from .imports import hard_imports
 from .layout import test_files
 from .setup_py import parse
 
@@ -21,16 +20,25 @@ from .setup_py import parse
 def suite_gaps(files: Files) -> tuple[str, ...]:
     """Modules of the suite's own that its test files import at module level, and fixtures they use that are defined
     nowhere while there is no ``conftest.py``. Empty for a suite that looks whole."""
-    parsed = {path: parse(files[path].decode("utf-8", "replace")) for path in test_files(files)}
-    trees = {path: tree for path, tree in parsed.items() if tree is not None}
-    modules = _Modules(files)
-    missing = {name for path, tree in trees.items() for name in modules.missing_from(path, tree)}
-    missing |= {module for module in hard_imports(files) if module in UNPUBLISHED}
+    modules, missing, used = _Modules(files), set[str](), set[str]()
+    for path in test_files(files):
+        # One at a time: the syntax trees of a large suite take gigabytes together.
+        if (tree := parse(files[path].decode("utf-8", "replace"))) is not None:
+            missing.update(modules.missing_from(path, tree))
+            used.update(_used_fixtures(tree))
+            missing.update(module for module in _plain_imports(tree) if module in UNPUBLISHED)
     if not any(posixpath.basename(path) == "conftest.py" for path in files):
-        known = BUILTIN_FIXTURES | set(FIXTURES) | _defined_fixtures(files)
-        used = {name for tree in trees.values() for name in _used_fixtures(tree)}
-        missing |= {f"fixture {name}" for name in used - known}
+        unknown = used - BUILTIN_FIXTURES - set(FIXTURES)
+        missing |= {f"fixture {name}" for name in (unknown - _defined_fixtures(files) if unknown else ())}
     return tuple(sorted(missing))
+
+
+def _plain_imports(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
 
 
 _CODE = (".py", ".pyi", ".pyx", ".c", ".so", ".in", ".rs")
@@ -104,10 +112,11 @@ def _used_fixtures(tree: ast.Module) -> set[str]:
         if isinstance(holder, ast.ClassDef) and _fills(holder.decorator_list):
             continue
         for node in holder.body:
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test"):
-                if not _fills(node.decorator_list):
-                    spare = len(node.args.args) - len(node.args.defaults)
-                    found.update(argument.arg for argument in node.args.args[:spare])
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or not node.name.startswith("test"):
+                continue
+            if not _fills(node.decorator_list):
+                spare = len(node.args.args) - len(node.args.defaults)
+                found.update(argument.arg for argument in node.args.args[:spare])
     return found - {"self", "cls"}
 
 
