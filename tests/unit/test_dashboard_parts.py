@@ -15,9 +15,9 @@ from envfarm.core.ports import StageOutcome
 from envfarm.dashboard import formatting
 from envfarm.dashboard.diffview import diff_lines
 from envfarm.dashboard.links import item_link, link
-from envfarm.wiring.rungs import rungs
 from envfarm.dashboard.templating import render
 from envfarm.store.rows import FunnelRow
+from envfarm.wiring.rungs import rungs
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n\0", codec="utf-8"), max_size=6), max_size=8)
 
