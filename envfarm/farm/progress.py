@@ -43,8 +43,10 @@ class Progress:
     def rows(self) -> list[tuple[str, int, int, int, int]]:
         """``(stage, active, done, rejected, failed)`` in pipeline order."""
         active = Counter(lease.work.stage for lease in self.active.values())
+        done, rejected, failed = StageOutcome.done, StageOutcome.rejected, StageOutcome.failed
+        count = self.outcomes
         return [
-            (stage, active[stage], *(self.outcomes[stage, outcome] for outcome in StageOutcome))
+            (stage, active[stage], count[stage, done], count[stage, rejected], count[stage, failed])
             for stage in self.stages
         ]
 
