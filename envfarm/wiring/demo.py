@@ -6,17 +6,19 @@ from envfarm.core.config import BuildConfig
 
 from .plan import POLICIES, RunPlan
 
-PACKAGES = ("itsdangerous", "inflection", "markupsafe", "natsort", "pluggy", "humanize", "xmltodict")
+PACKAGES = ("cachetools", "voluptuous", "pluggy", "iniconfig", "inflection", "xmltodict")
 """The small set: the chain in minutes on two cores."""
 
 FULL = (
-    *PACKAGES, "toolz", "more-itertools", "sqlparse", "tomlkit", "cachetools", "iniconfig", "bidict", "voluptuous",
-    "parse",
+    *PACKAGES, "tomlkit", "sqlparse", "tinydb", "tabulate", "markupsafe", "humanize", "python-slugify", "schema",
+    "more-itertools", "bidict",
 )  # fmt: skip
 """The large set."""
 
-SYNTH, SYNTH_FULL = 8, 15
+SYNTH, SYNTH_FULL = 8, 16
 """Valid mutants wanted of each package: none can hold more than its share of the whole."""
+REVISIONS, REVISIONS_FULL = 3, 8
+"""Releases of each package that are looked at for release tasks."""
 
 
 def demo_plan(packages: tuple[str, ...], build: BuildConfig, *, seed: int) -> RunPlan:
@@ -28,5 +30,5 @@ def demo_plan(packages: tuple[str, ...], build: BuildConfig, *, seed: int) -> Ru
         seed=seed,
         replays=2,
         policies=POLICIES,
-        build=build,
+        build=build.model_copy(update={"limit": build.limit or (REVISIONS_FULL if full else REVISIONS)}),
     )

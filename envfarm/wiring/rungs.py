@@ -11,7 +11,7 @@ from envfarm.core.verdict import InvalidReason
 from envfarm.store.rows import FunnelRow, Rate
 
 STAGES = (
-    "mine", "base", "filter", "draft", "build", "propose", "mutate", "validate", "publish",
+    "base", "mine", "filter", "draft", "build", "propose", "mutate", "validate", "publish",
     "replay_gold", "replay_empty", "rollout",
 )  # fmt: skip
 """Pipeline order. Workers lease the last first, so that finished tasks appear early."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from envfarm_builders.issues import CommitMessageSource
 from envfarm_builders.mine import RepositoryMiner, candidate_id
 from envfarm_builders.repos.git import GitRepository
 from envfarm_builders.repos.history import parse_changes, parse_date, parse_version
@@ -66,8 +67,9 @@ def test_submodules_and_escaping_links_are_left_out_and_noted(history: GitHistor
 
 def test_a_merge_is_one_change_against_its_first_parent(history: GitHistory) -> None:
     history.git("checkout", "--quiet", "-b", "topic")
-    history.commit("Topic one", {"pkg/a.py": "A = 1\n"})
-    history.commit("Topic two", {"pkg/a.py": "A = 2\n"})
+    history.commit("Topic one begins", {"pkg/a.py": "A = 1\n"})
+    history.commit("WIP", {"pkg/a.py": "A = 3\n"})
+    history.commit("style: run black on a\n\nAll of it.", {"pkg/a.py": "A = 2\n"})
     history.git("checkout", "--quiet", "main")
     base = history.commit("Main", {"pkg/b.py": "B = 1\n"})
     history.git("merge", "--quiet", "--no-ff", "-m", "Merge pull request #1 from x/topic\n\nAdd a", "topic")
@@ -75,6 +77,9 @@ def test_a_merge_is_one_change_against_its_first_parent(history: GitHistory) -> 
     (merge, changes), *_ = repository.history()
     assert merge.parent == base and [change.path for change in changes] == ["pkg/a.py"]
     assert changes == repository.changes(base, merge.id)
+    parent = next(commit for commit in repository.commits() if commit.id == base)
+    issue = CommitMessageSource().issue(repository, parent, merge)
+    assert issue is not None and (issue.title, issue.body) == ("Add a", "Topic one begins")
     repository.close()
 
 

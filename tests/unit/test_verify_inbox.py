@@ -94,7 +94,11 @@ def run(root: Path, command: TestCommand | None = None, mode: InstallMode = Inst
         with os.fdopen(read, "rb") as pipe:
             reader = threading.Thread(target=lambda: chunks.append(pipe.read()))
             reader.start()
-            out, err = process.communicate(start.stdin, timeout=60)
+            try:
+                out, err = process.communicate(start.stdin, timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
             reader.join()
     code = process.returncode
     result = ExecResult(
@@ -189,12 +193,12 @@ def test_altered_machinery_files_and_tripwires_are_told(tmp_path):
     (root / "tests/test_a.py").write_text(
         "import gc, _pytest.runner, unittest, builtins\n"
         "def test_a():\n    gc.get_objects()\n    _pytest.runner.call_and_report = None\n"
-        "    unittest.TestCase.assertEqual = lambda *a: None\n    builtins.len = lambda x: 3\n"
+        "    unittest.TestCase.assertEqual = lambda *a: None\n    builtins.abs = lambda x: 3\n"
         "    open(__file__, 'a').write('#')\n"
     )
     seen = run(root, trusted={"tests/test_a.py": "0" * 64})
     assert "gc.get_objects" in seen.alarms
-    assert {"builtins.len", "file:tests/test_a.py", "unittest.case.TestCase.assertEqual"} <= set(seen.changed)
+    assert {"builtins.abs", "file:tests/test_a.py", "unittest.case.TestCase.assertEqual"} <= set(seen.changed)
 
 
 def test_the_secret_is_in_no_argument_variable_or_main_module(tmp_path):

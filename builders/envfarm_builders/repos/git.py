@@ -148,6 +148,11 @@ class GitRepository:
         """One file at ``commit``, or None. A link gives its target's text."""
         return self._git.blobs([f"{commit}:{path}"])[0]
 
+    def merged(self, base: str, fix: str) -> tuple[str, ...]:
+        """Messages of the commits that ``fix`` brings in beside ``base``'s line, oldest first; the newest 20."""
+        out = self._git.run("log", "--reverse", "--no-merges", "-n", "20", "-z", "--format=%B", f"{base}..{fix}", "--")
+        return tuple(text.strip() for text in out.decode("utf-8", "replace").split("\0") if text.strip())
+
     def _entries(self, commit: str) -> Iterator[tuple[str, str, str, str, int]]:
         out = self._git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--")
         for entry in filter(None, out.split(b"\0")):

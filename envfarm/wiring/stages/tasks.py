@@ -24,6 +24,7 @@ class ValidateStage(RunStage):
         task = await asyncio.to_thread(self.task, lease.work.key)
         environment = await asyncio.to_thread(self.environment, lease.work.payload["environment"])
         recipe = await asyncio.to_thread(self.recipe, lease.work.payload["recipe"])
+        mutant = task.kind is TaskKind.synth
         validation = await validate(
             task,
             environment,
@@ -31,7 +32,8 @@ class ValidateStage(RunStage):
             self.app.runner,
             self.app.blobs,
             repeats=self.plan.build.repeats,
-            min_f2p=2 if task.kind is TaskKind.synth else 1,
+            min_f2p=2 if mutant else 1,
+            gate=not mutant,  # the stage `mutate` has looked already
         )
         if not validation.valid:
 
