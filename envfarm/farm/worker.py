@@ -52,7 +52,7 @@ class Worker:
     async def work(self) -> None:
         """Work until no stage of the run has anything queued, leased or delayed."""
         while True:
-            lease = await asyncio.to_thread(self.queue.lease, self.run_name, self._order, self.name, self.lease_sec)
+            lease = await asyncio.to_thread(self._lease)
             if lease is None:
                 if await asyncio.to_thread(self.queue.idle, self.run_name, self._order):
                     return
@@ -61,6 +61,9 @@ class Worker:
             if self.on_start:
                 self.on_start(lease)
             await self._one(lease)
+
+    def _lease(self) -> Lease | None:
+        return self.queue.lease(self.run_name, self._order, self.name, self.lease_sec, max_attempts=self.max_attempts)
 
     async def _one(self, lease: Lease) -> None:
         started = time.monotonic()

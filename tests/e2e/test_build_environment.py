@@ -86,10 +86,6 @@ class Farm:
         finally:
             await self.provider.release(sandbox)
 
-    def notes(self, environment: Environment) -> list[str]:
-        folder = (self.home / environment.layers[1].source).parent
-        return json.loads((folder / "build.json").read_text())["provenance"]
-
 
 async def test_an_old_era_is_capped_but_its_build_backend_is_not(home: Path, provider: LocalProvider):
     farm = Farm(home, provider)
@@ -157,7 +153,7 @@ async def test_a_missing_module_is_mended_and_recorded(home: Path, provider: Loc
     farm = Farm(home, provider)
     environment = await farm.build(files)
     assert any(package.startswith("pyyaml==") for package in environment.packages)
-    assert "repair missing-module: added pyyaml" in farm.notes(environment)
+    assert "repair missing-module: added pyyaml" in environment.provenance
 
 
 async def test_a_backend_without_editable_hook_is_a_recorded_weaker_install(home: Path, provider: LocalProvider):
@@ -178,7 +174,22 @@ async def test_a_backend_without_editable_hook_is_a_recorded_weaker_install(home
     farm = Farm(home, provider)
     environment = await farm.build(files)
     assert environment.install_mode is InstallMode.regular
-    assert any(note.startswith("repair no-editable-hook: installed regularly") for note in farm.notes(environment))
+    assert any(note.startswith("repair no-editable-hook: installed regularly") for note in environment.provenance)
+
+
+async def test_a_tree_that_does_not_build_gets_its_own_published_wheel(home: Path, provider: LocalProvider):
+    files = {
+        "pyproject.toml": "[project]\nname = 'toolz'\nversion = '1.0.0'\n",
+        "setup.py": "raise SystemExit('needs a library that is not here')\n",
+        "toolz/__init__.py": "",
+        "tests/test_thing.py": "def test_it(): import toolz\n",
+    }
+    farm = Farm(home, provider)
+    contents = {path: text.encode() for path, text in files.items()}
+    recipe = detect(contents, version="1.0.0", released_at=NEW, interpreters=farm.builder.interpreters)
+    environment = await farm.builder.build(recipe, archive(files), farm.log.append)
+    assert environment.install_mode is InstallMode.wheel and "toolz==1.0.0" in environment.packages
+    assert any("the published wheel toolz==1.0.0 instead" in note for note in environment.provenance)
 
 
 async def test_killed_in_the_middle_nothing_is_left_but_what_the_next_build_sweeps(home: Path, provider: LocalProvider):

@@ -6,12 +6,13 @@ import tomllib
 from textwrap import dedent
 
 from envfarm_builders.recipes.detect import find
+from envfarm_builders.recipes.detect.gaps import suite_gaps
 from envfarm_builders.recipes.detect.layout import carries_tests, outside_tests
 from envfarm_builders.recipes.detect.poetry import specifier
 from envfarm_builders.recipes.detect.requirements import read_lines
 from envfarm_builders.recipes.detect.shell import pip_install, pytest_arguments
 from envfarm_builders.recipes.findings import Findings, Weight
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
@@ -83,6 +84,7 @@ def test_poetry_groups_and_python_markers():
     assert found.declared["more"] == ("extra>=1,<2",)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="^~<>=!*.,| 0123456789abv", max_size=20))
 def test_any_poetry_constraint_gives_a_valid_specifier(constraint: str):
     SpecifierSet(specifier(constraint))
@@ -136,6 +138,7 @@ def test_setup_py_is_read_and_never_run(tmp_path):
     assert found.declared["fast"] == ("cython",)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_setup_py_and_setup_cfg_are_survived(text: str):
     data = text.encode("utf-8", "surrogatepass")
@@ -280,6 +283,29 @@ def test_pytest_options_settings_marks_and_fixtures_name_their_plugins():
     assert found.test_paths == ("tests",)
 
 
+def test_django_settings_of_the_projects_own_runner():
+    runner = b"os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'tests.settings')\n"
+    files = {"runtests.py": runner, "tests/settings.py": b"", "tests/test_a.py": TEST}
+    found = find(files)
+    assert found.env["DJANGO_SETTINGS_MODULE"] == "tests.settings" and "pytest-django" in texts(found)
+    assert find({**files, "runtests.py": runner.replace(b"tests.s", b"other.s")}).env == {}
+
+
+def test_shared_namespaces_are_mapped_by_their_parts():
+    source = b"from google.protobuf import message\nfrom zope import interface\nimport jaraco.functools\n" + TEST
+    assert texts(find({"tests/test_a.py": source})) == {"protobuf", "zope-interface", "jaraco-functools"}
+
+
+def test_gaps_are_what_the_suite_needs_of_itself_and_is_not_there():
+    whole = {"tests/__init__.py": b"", "tests/util.py": b"", "tests/test_a.py": b"from tests.util import x\n" + TEST}
+    assert suite_gaps(whole) == ()
+    assert suite_gaps({**whole, "tests/test_b.py": b"from .missing import x\n" + TEST}) == ("tests.missing",)
+    assert suite_gaps({"tests/test_b.py": b"from tests import helper\n" + TEST}) == ("tests.helper",)
+    odd = b"def test_a(tmp_path, node): ...\n@pytest.mark.parametrize('x', [1])\ndef test_b(x): ...\n"
+    assert suite_gaps({"tests/test_b.py": odd}) == ("fixture node",)
+    assert suite_gaps({"tests/test_b.py": odd, "conftest.py": b""}) == ()
+
+
 def test_imports_are_mapped_and_unknown_ones_never_guessed():
     found = find(
         tree(
@@ -334,6 +360,7 @@ def test_requirement_files_follow_includes_and_cycles_end():
     assert read_lines(files, "a.txt") == ["two ; python_version < '3'", "one==1"]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_command_lines_of_any_text_are_survived(text: str):
     words = text.split()

@@ -8,7 +8,7 @@ from envfarm_builders.recipes.adjust import Adjustments, adjusted_steps, name_of
 from envfarm_builders.recipes.probe import read_collection
 from envfarm_builders.recipes.repair import ACTIONS, Failure, load_rules, repair
 from envfarm_builders.recipes.uv import install, install_project, venv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envfarm.core.environment import InstallMode, Recipe
@@ -29,7 +29,7 @@ def recipe(*requirements: str) -> Recipe:
         Step(name="project", argv=install_project(True)),
         Step(name="dependencies", argv=argv),
     )
-    return Recipe(toolchain="3.11", cutoff=cutoff, install_mode=InstallMode.editable, install=steps)
+    return Recipe(toolchain="3.11", cutoff=cutoff, install_mode=InstallMode.editable, install=steps, version="1.5")
 
 
 INSTALL = [
@@ -38,6 +38,7 @@ INSTALL = [
     ("project", "Build backend is missing the `build_editable` hook", "installed regularly"),
     ("project", "ModuleNotFoundError: No module named 'numpy'", "build requirement numpy"),
     ("project", "gcc: fatal error", "installed regularly"),
+    ("regular", "gcc: fatal error: libfoo.h", "the published wheel thing==1.5 instead"),
     ("dependencies", "× No solution found when resolving dependencies", "versions given up"),
     ("dependencies", "Because foo was not found in the package registry and you require foo", "dropped foo"),
     ("dependencies", "Failed to build `foo==1.0`", "dropped foo"),
@@ -55,6 +56,8 @@ COLLECT = [
 @pytest.mark.parametrize(("step", "output", "note"), INSTALL)
 def test_installation_rules(step: str, output: str, note: str):
     start = START if "solution" in output else START.noting("x", unlocked=True)
+    if step == "regular":
+        step, start = "project", start.noting("x", mode=InstallMode.regular)
     mended = repair(recipe("foo"), start, Failure("install", step, output))
     assert mended is not None and note in mended.notes[-1] and mended.notes[-1].startswith("repair ")
 
@@ -113,10 +116,17 @@ def test_adjusted_steps_follow_the_adjustments():
     assert [step.argv for step in adjusted_steps(recipe("foo"), START)] == [step.argv for step in recipe("foo").install]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.sampled_from(["install", "collect"]))
 def test_any_output_is_survived(output: str, phase: str):
     repair(recipe(), START, Failure(phase, "project", output))
     read_collection(output, 1)
+
+
+def test_a_published_wheel_stands_in_and_its_compiled_parts_are_placed():
+    steps = {step.name: step.argv for step in adjusted_steps(recipe(), START.noting("n", mode=InstallMode.wheel))}
+    assert steps["project"][-3:] == ("--only-binary", "thing", "thing==1.5")
+    assert steps["place compiled"][-1] == "thing"
 
 
 def test_names_of_words():

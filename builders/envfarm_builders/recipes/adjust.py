@@ -59,7 +59,7 @@ def adjusted_steps(recipe: Recipe, adjustments: Adjustments) -> list[Step]:
         if step.name == "constraints" and adjustments.unlocked:
             continue
         if step.name == "project":
-            steps += _project(step, adjustments, env)
+            steps += _project(recipe, step, adjustments, env)
             continue
         if step.name == "dependencies":
             step = step.model_copy(update={"argv": _dependencies(step.argv, adjustments)})
@@ -67,7 +67,12 @@ def adjusted_steps(recipe: Recipe, adjustments: Adjustments) -> list[Step]:
     return steps
 
 
-def _project(step: Step, adjustments: Adjustments, env: dict[str, str]) -> Iterable[Step]:
+def _project(recipe: Recipe, step: Step, adjustments: Adjustments, env: dict[str, str]) -> Iterable[Step]:
+    name = own_name(recipe)
+    if adjustments.mode is InstallMode.wheel:
+        yield step.model_copy(update={"argv": uv.install_wheel(name, recipe.version), "env": env})
+        yield Step(name="place compiled", argv=uv.place_compiled(name))
+        return
     argv = list(step.argv)
     if adjustments.mode is not InstallMode.editable and "--editable" in argv:
         argv.remove("--editable")
@@ -76,6 +81,8 @@ def _project(step: Step, adjustments: Adjustments, env: dict[str, str]) -> Itera
         yield Step(name="build requirements", argv=requirements, env=env)
         argv[3:3] = ["--no-build-isolation"]
     yield step.model_copy(update={"argv": tuple(argv), "env": step.env | env})
+    if adjustments.mode is InstallMode.regular and recipe.rebuild and name:
+        yield Step(name="place compiled", argv=uv.place_compiled(name))
 
 
 def _dependencies(argv: tuple[str, ...], adjustments: Adjustments) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class UvEnvironmentBuilder:
 
     Environments lie in ``<home>/envs/<recipe digest>``, toolchains in ``<home>/toolchains``, downloads of each
     repository in ``<home>/cache/uv``: a build can only poison the downloads of its own repository. Repairs of an
-    earlier attempt are never carried over silently: each is a line of the environment's ``build.json``.
+    build are never silent: each is a line of the environment's ``provenance``.
     """
 
     def __init__(
@@ -149,8 +149,7 @@ class UvEnvironmentBuilder:
             if not collection.tests:
                 raise _nothing_collected(collection, adjustments)
         notes = (*work.recipe.provenance, *adjustments.notes)
-        (work.staging / "build.json").write_text(json.dumps({"provenance": notes}, indent=1))
-        return environment.model_copy(update={"build_sec": round(time.monotonic() - started, 2)})
+        return environment.model_copy(update={"build_sec": round(time.monotonic() - started, 2), "provenance": notes})
 
     async def _install(self, sandbox: Sandbox, work: _Work, adjustments: Adjustments) -> Adjustments:
         """Run the installation steps, mending and going on from the step that failed."""

@@ -23,29 +23,34 @@ BUILTIN_FIXTURES = frozenset(_DATA["builtin_fixtures"].split())
 TOOLS = frozenset(_DATA["tools"].split())
 TEST_GROUPS = frozenset(_DATA["test_groups"].split())
 DEVELOPER_GROUPS = frozenset(_DATA["developer_groups"].split())
+HEAVY = frozenset(_DATA["heavy"].split())
+"""Large distributions."""
 UNPUBLISHED = frozenset(_DATA["unpublished"].split())
 """Test helpers of mono-repositories that no index has."""
 STDLIB = frozenset(sys.stdlib_module_names) | frozenset(_DATA["old_stdlib"].split())
 """Modules of any Python's standard library."""
 _MODULES: dict[str, str] = {name: name.replace("_", "-") for name in _DATA["same"].split()} | _DATA["modules"]
-_SHARED = frozenset(_DATA["shared"].split())
+_FAMILIES: dict[str, int] = _DATA["families"]
 
 
 def distribution_for(module: str) -> str | None:
     """The requirement that provides a module, where that is known; None where a name would be a guess.
 
-    Of namespaces that many distributions share, the longest known beginning decides, else the family's habit that
-    ``top.part`` comes from ``top-part``.
+    In namespaces that many distributions share, the longest known beginning decides, else the family's habit.
     """
     parts = module.split(".")
-    for length in range(len(parts), 1, -1):
-        if found := _MODULES.get(".".join(parts[:length])):
+    beginnings = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    if not is_shared(module):
+        return _MODULES.get(parts[0])
+    for beginning in beginnings:
+        if found := _MODULES.get(beginning):
             return found
-    if parts[0] in _SHARED:
-        return f"{parts[0]}-{parts[1]}".replace("_", "-") if len(parts) > 1 else None
-    return _MODULES.get(parts[0])
+        if beginning in _FAMILIES:
+            length = _FAMILIES[beginning]
+            return "-".join(parts[:length]).replace("_", "-") if 0 < length <= len(parts) else None
+    return None
 
 
 def is_shared(module: str) -> bool:
     """The top-level module is a namespace that many distributions share."""
-    return module.split(".")[0] in _SHARED
+    return module.split(".")[0] in _FAMILIES

@@ -196,6 +196,14 @@ def _regular(context: _Context) -> Adjustments | None:
     return context.now.noting(context.note("installed regularly, not editable"), mode=InstallMode.regular)
 
 
+def _wheel(context: _Context) -> Adjustments | None:
+    """The published wheel of exactly the tree's version, where that and the name are known."""
+    name, version = own_name(context.recipe), context.recipe.version
+    if context.now.mode is InstallMode.wheel or not name or not version:
+        return None
+    return context.now.noting(context.note(f"the published wheel {name}=={version} instead"), mode=InstallMode.wheel)
+
+
 def _build_constraint(context: _Context) -> Adjustments | None:
     if context.value in context.now.build_constraints:
         return None
@@ -243,6 +251,7 @@ ACTIONS = {
     "drop-least": _drop_least,
     "override": _override,
     "regular": _regular,
+    "wheel": _wheel,
     "build-constraint": _build_constraint,
     "build-require": _build_require,
     "environment": _environment,

@@ -75,6 +75,31 @@ def install_project(editable: bool, *options: str) -> tuple[str, ...]:
     return (UV, "pip", "install", "--no-deps", *options, *(("--editable",) if editable else ()), ".")
 
 
+def install_wheel(name: str, version: str) -> tuple[str, ...]:
+    """Install the published wheel of exactly that version, without its dependencies."""
+    return (UV, "pip", "install", "--no-deps", "--only-binary", name, f"{name}=={version}")
+
+
+PLACE_SCRIPT = """
+import importlib.metadata, os, shutil, sys
+for file in importlib.metadata.distribution(sys.argv[1]).files or ():
+    source = file.locate()
+    for root in ("src", "python", "lib", ""):
+        target = os.path.join(root, str(file))
+        if os.path.isdir(os.path.dirname(target)) and os.path.dirname(target) and not os.path.exists(target):
+            if str(file).endswith((".so", ".py", ".pyi")) and ".." not in str(file):
+                shutil.copyfile(source, target)
+                print(target)
+            break
+"""
+
+
+def place_compiled(name: str) -> tuple[str, ...]:
+    """Copy what an installation made beyond the tree's own files (extension modules, version files) to where the tree
+    would have it: the tree lies first on the path."""
+    return (PYTHON, "-c", PLACE_SCRIPT, name)
+
+
 def write_file(path: str, text: str) -> tuple[str, ...]:
     """Put a small text file into the box."""
     return (PYTHON, "-c", "import sys; open(sys.argv[1], 'w').write(sys.argv[2])", path, text)

@@ -11,6 +11,7 @@ from ..findings import Files, Findings
 from ..interpreters import Interpreter, choose
 from ..plan import make_recipe
 from .ci import read_ci
+from .django import read_django
 from .imports import read_imports
 from .layout import read_layout
 from .locks import read_locks
@@ -25,7 +26,7 @@ from .tox import read_tox
 
 DETECTORS = (
     read_pyproject, read_setup_cfg, read_setup_py, read_requirements, read_pipfile, read_tox, read_nox, read_ci,
-    read_locks, read_pytest_config, read_layout, read_imports,
+    read_locks, read_pytest_config, read_layout, read_imports, read_django,
 )  # fmt: skip
 """In order of authority: metadata first, guesses from imports last (they look at what the others found)."""
 

@@ -9,32 +9,32 @@ from collections.abc import Iterator
 from packaging.utils import canonicalize_name
 
 from ..findings import Files, Findings, Weight, name_of
-from ..names import STDLIB, distribution_for, is_shared
+from ..names import HEAVY, STDLIB, distribution_for, is_shared
 from .layout import packages, test_files
 from .setup_py import parse
 
 
 def read_imports(files: Files, findings: Findings) -> None:
-    """Add a distribution for each hard import of a test module that nothing else has asked for yet.
+    """Add a distribution for each import of a test module that nothing else has asked for yet.
 
     A module that the name map does not know counts only where the project's own text declares a distribution of the
-    same name: an unknown module is never looked up on the index by guess.
+    same name: an unknown module is never looked up on the index by guess. Of imports inside functions only the name
+    map's are taken, and no large ones.
     """
     own = packages(files)
     declared = declared_names(findings)
     wanted = findings.names()
-    for module, path in sorted(hard_imports(files).items()):
+    for module, (path, hard) in sorted(imports_of_tests(files).items()):
         top = module.split(".")[0]
-        if top in own and not is_shared(module):
-            continue
-        if top in STDLIB or top.startswith("_") or is_own(files, module):
+        if top in STDLIB or top.startswith("_") or (top in own and not is_shared(module)) or is_own(files, module):
             continue
         distribution = distribution_for(module)
-        if distribution is None and canonicalize_name(module) in declared:
+        if distribution is None and hard and canonicalize_name(module) in declared:
             distribution = canonicalize_name(module)
-        if distribution and name_of(distribution) not in wanted:
-            wanted.add(name_of(distribution))
-            findings.want([distribution], Weight.guessed, f"import {module} in {path}")
+        if not distribution or name_of(distribution) in wanted or (not hard and name_of(distribution) in HEAVY):
+            continue
+        wanted.add(name_of(distribution))
+        findings.want([distribution], Weight.guessed, f"import {module} in {path}")
 
 
 def declared_names(findings: Findings) -> set[str]:
@@ -45,17 +45,20 @@ def declared_names(findings: Findings) -> set[str]:
     return names
 
 
-def hard_imports(files: Files) -> dict[str, str]:
-    """Module -> a test file that imports it outside ``try`` and ``if``. Top-level names, but of shared namespaces the
-    whole dotted name."""
-    found: dict[str, str] = {}
+def imports_of_tests(files: Files) -> dict[str, tuple[str, bool]]:
+    """Module -> (a test file that imports it outside ``try`` and ``if``, whether at module level). Top-level names, but
+    of shared namespaces the whole dotted name."""
+    found: dict[str, tuple[str, bool]] = {}
     support = [path for path in files if re.search(r"(^|/)(conftest|testutils?|helpers?|utils|common)\.py$", path)]
     chosen = set(test_files(files)) | {path for path in support if re.search(r"(^|/)(tests?|testing)/|conftest", path)}
     for path in sorted(chosen):
         tree = parse(files[path].decode("utf-8", "replace"))
-        if tree is not None:
-            for module in _modules(tree.body):
-                found.setdefault(module if is_shared(module) else module.split(".")[0], path)
+        if tree is None:
+            continue
+        for module, hard in _modules(tree.body, True):
+            key = module if is_shared(module) else module.split(".")[0]
+            if hard or key not in found:
+                found[key] = found[key] if found.get(key, ("", False))[1] else (path, hard)
     return found
 
 
@@ -66,13 +69,12 @@ def is_own(files: Files, module: str) -> bool:
     return any(f"{stem}.py" in files or f"{stem}/__init__.py" in files for stem in stems)
 
 
-def _modules(body: list[ast.stmt]) -> Iterator[str]:
+def _modules(body: list[ast.stmt], hard: bool) -> Iterator[tuple[str, bool]]:
     for node in body:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, hard) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            yield node.module
-            if is_shared(node.module) and "." not in node.module:
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names = [alias.name for alias in node.names] if is_shared(node.module) else []
+            yield from ((f"{node.module}.{name}" if name else node.module, hard) for name in names or [""])
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield from _modules(node.body)
+            yield from _modules(node.body, hard and isinstance(node, ast.ClassDef))

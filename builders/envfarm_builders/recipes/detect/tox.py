@@ -109,7 +109,7 @@ def _set_variable(findings: Findings, key: str, value: str) -> None:
 
 
 _LEFT_OUT = (
-    "PYTHONPATH",
+    "PYTHON",
     "PATH",
     "HOME",
     "PIP_",
