@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from envfarm.core.config import load_config
+from envfarm.core.ids import repository_name
 from envfarm.core.ports import StageOutcome
 from envfarm.core.stats import wilson
 from envfarm.farm.progress import Progress
 from envfarm.store import queries
 from envfarm.wiring.app import App, open_app
-from envfarm.wiring.plan import RunPlan, name_of
+from envfarm.wiring.plan import RunPlan
 from envfarm.wiring.run import begin, work_off
 from envfarm.wiring.rungs import STAGES
 
@@ -67,7 +68,7 @@ async def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         ticker = asyncio.create_task(tick(progress))
         await work_off(app, run, plan, on_start=progress.start, on_event=progress.event)
         ticker.cancel()
-        clones = {name_of(ref): figures_of(app, run, name_of(ref)) for ref in refs}
+        clones = {repository_name(ref): figures_of(app, run, repository_name(ref)) for ref in refs}
     total = Counter({key: sum(row[key] for row in clones.values()) for key in ("valid", "after_filter", "candidates")})
     share = total["valid"] / total["after_filter"] if total["after_filter"] else 0.0
     wall_sec = time.monotonic() - started

@@ -17,6 +17,8 @@ from envfarm.core.errors import ConfigError, EnvfarmError, Reason
 # Typer carries its own copy of click since 0.2x: its error base is reached through the class it exports.
 _ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+INTERRUPTED = 130
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("envfarm.cli.demo", "Run the whole chain on real packages and report what was measured."),
     "build": ("envfarm.cli.build", "Mine repositories and build validated tasks."),
@@ -84,15 +86,14 @@ def run(argv: list[str]) -> int:
     command: Any = get_command(app)
     try:
         result = command.main(args=argv, prog_name="envfarm", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return _ended(result if isinstance(result, int) else 0)
     except typer.Exit as error:
-        return error.exit_code
+        return _ended(error.exit_code)
     except _ClickException as error:
         error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("\nInterrupted: what was finished is kept; go on with --resume where the command has it.", err=True)
-        return 130
+        return _ended(INTERRUPTED)
     except EnvfarmError as error:
         typer.echo(f"error: {error}", err=True)
         if error.detail and os.environ.get("ENVFARM_DEBUG"):
@@ -102,6 +103,13 @@ def run(argv: list[str]) -> int:
         # the reader of our output has left: stop quietly, as every filter does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _ended(code: int) -> int:
+    # Typer turns Ctrl-C into this exit code by itself, so the sentence is said here
+    if code == INTERRUPTED:
+        typer.echo("\nInterrupted: what was finished is kept; go on with --resume where the command has it.", err=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -25,3 +25,17 @@ def task_id(owner: str, repo: str, key: str) -> str:
 def box_id() -> str:
     """A fresh random name for a box: ``box-`` and 12 hex digits."""
     return "box-" + secrets.token_hex(6)
+
+
+_COMMON = {"", "repo", "repository", "clone", "checkout", "src", "source", "git", "bare", "main", "master", "work"}
+
+
+def repository_name(ref: str) -> str:
+    """The short name of a repository ref: ``pypi:jinja2`` -> ``jinja2``, ``git:/src/click.git`` -> ``click``.
+
+    A folder whose name says nothing (``repo``, ``clone``, ``.git``) hands the question to the one it lies in.
+    """
+    parts = [part.removesuffix(".git") for part in ref.split(":", 1)[-1].split("/")]
+    telling = [part for part in parts if part.lower() not in _COMMON and part != "."]
+    last = telling[-1] if telling else "repository"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last.rpartition("+")[2]).strip("-") or "repository"

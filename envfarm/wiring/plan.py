@@ -6,6 +6,7 @@ from pydantic import Field
 
 from envfarm.core.base import Noun
 from envfarm.core.config import BuildConfig
+from envfarm.core.ids import repository_name
 from envfarm.core.work import Work
 
 POLICIES = ("oracle", "noop", "random-edit")
@@ -32,7 +33,7 @@ class RunPlan(Noun):
         """The items a run starts from."""
         works: list[Work] = []
         for ref in self.repositories:
-            labels = {"run": run, "source": source_of(ref), "repo": name_of(ref), "payload": {"ref": ref}}
+            labels = {"run": run, "source": source_of(ref), "repo": repository_name(ref), "payload": {"ref": ref}}
             works.append(Work(stage="base", key=ref, **labels))
             if self.history:
                 works.append(Work(stage="mine", key=ref, **labels))
@@ -42,8 +43,3 @@ class RunPlan(Noun):
 def source_of(ref: str) -> str:
     """The funnel's label for where a repository comes from."""
     return ref.split(":", 1)[0] if ref.startswith(("git:", "pypi:")) else "git"
-
-
-def name_of(ref: str) -> str:
-    """The funnel's label for a repository: its last path part, without ``.git``."""
-    return ref.split(":", 1)[-1].rstrip("/").rsplit("/", 1)[-1].removesuffix(".git") or ref

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
+from envfarm.core.ids import repository_name
 from envfarm.core.ports import StageOutcome
 from envfarm.core.stats import wilson
 from envfarm.core.task import TaskKind
 from envfarm.core.verdict import Outcome
 from envfarm.store import Store, queries
 
-from .plan import RunPlan, name_of
+from .plan import RunPlan
 from .rungs import STAGES, rungs
 
 
@@ -61,7 +62,7 @@ def packages(store: Store, run: str, plan: RunPlan) -> dict[str, Any]:
         for event in queries.events(store, run, stage=stage, limit=10_000)
         if event.outcome is not StageOutcome.done
     ]
-    tried = sorted({name_of(ref) for ref in plan.repositories})
+    tried = sorted({repository_name(ref) for ref in plan.repositories})
     lost = {entry["name"] for entry in failed}
     return {"tried": len(tried), "mined": sum(name not in lost for name in tried), "failed": failed}
 

@@ -68,7 +68,7 @@ def _condition(test: ast.expr, known: _Known) -> Iterator[Target]:
             return
         if isinstance(op, ast.In):
             constants = list(known.constants(left))
-            yield from ((Mode.constant, node, "") for node in constants[:2])
+            yield from ((Mode.constant, node, ":in") for node in constants[:2])
             if not constants:
                 yield Mode.unrelated, left, ""
             return
@@ -102,7 +102,7 @@ def _method(call: ast.Call, known: _Known) -> Iterator[Target]:
         yield from _equal(call.args[0], call.args[1], known)
     elif name == "assertIn":
         constants = list(known.constants(call.args[0]))
-        yield from ((Mode.constant, node, "") for node in constants[:2])
+        yield from ((Mode.constant, node, ":in") for node in constants[:2])
         yield Mode.unrelated, call.args[0], ""
     elif name in ("assertIs", "assertIsInstance") and len(call.args) >= 2:
         yield Mode.unrelated, call.args[1], ":type"
@@ -122,7 +122,7 @@ def _raises(call: ast.expr) -> Iterator[Target]:
     if name in ("raises", "assertRaises", "assertRaisesRegex", "deprecated_call"):
         for keyword in call.keywords:
             if keyword.arg == "match" and isinstance(keyword.value, ast.Constant):
-                yield Mode.constant, keyword.value, ""
+                yield Mode.constant, keyword.value, ":in"
         if isinstance(call.args[0], ast.Name | ast.Attribute):
             yield Mode.raises, call.args[0], ""
 

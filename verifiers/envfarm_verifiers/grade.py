@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from random import Random, SystemRandom
 from typing import Any
+from weakref import WeakValueDictionary
 
 from envfarm.core.archive import File, pack, unpack
 from envfarm.core.box import Limits
 from envfarm.core.environment import Environment, TestCommand
-from envfarm.core.errors import ProviderError, Reason, SandboxError, Tier, VerifierError
+from envfarm.core.errors import EnvfarmError, ProviderError, Reason, SandboxError, Tier, VerifierError
 from envfarm.core.ports import BlobStore, SandboxProvider
 from envfarm.core.rollout import Submission
 from envfarm.core.task import Task
@@ -73,7 +74,7 @@ class PytestGrader:
         self._commands = commands
         self._cache: VerdictCache = cache or MemoryCache()
         self._rng = rng or SystemRandom()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.hits: Counter[str] = Counter(hit=0, miss=0)
 
     async def grade(self, task: Task, environment: Environment, submission: Submission) -> Verdict:
@@ -129,18 +130,15 @@ class PytestGrader:
         if guarded.refused:
             outcome = Outcome.tampered if guarded.hostile else Outcome.failed
             return verdict(outcome, "patch_refused", {"detail": guarded.refused})
-        calibrated = False
+        calibration = None
         try:
             calibration = await self.calibrate(task, environment)
-            calibrated = True
             planting, run = await self._run(task, environment, trusted, calibration, guarded)
         except (ProviderError, SandboxError, VerifierError) as error:
             # The boundary: no line of the subject has run yet. What its patch causes is a failure; the rest is ours.
-            if error.reason is Reason.patch_refused:
-                return verdict(Outcome.failed, "patch_does_not_apply", {"detail": error.detail or str(error)})
-            if error.phase == "start" and calibrated:
-                # It starts with the gold patch in place: that it does not now is nobody's proven fault but the tree's.
-                return verdict(Outcome.failed, "not_started", {"detail": error.detail or str(error)})
+            reason = _subjects_reason(error) if calibration else ""
+            if reason:
+                return verdict(Outcome.failed, reason, {"detail": error.detail or str(error)})
             return verdict(Outcome.unscorable, str(error.reason), {"failure": error.record().model_dump(mode="json")})
         decision = decide(task, calibration, planting, run)
         evidence = decision.evidence | {"kept": list(guarded.kept), "dropped": dict(guarded.dropped or {})}
@@ -172,6 +170,8 @@ class PytestGrader:
         files = dict(trusted.tests)
         for path, source in planting.files.items():
             files[path] = File(source, files[path].mode if path in files else 0o644)
+        laid = {path: file.data for path, file in files.items() if path.endswith(".py") and file.link is None}
+        fixed = trusted.sources | laid
         return await self._runner.record(
             environment,
             command,
@@ -179,7 +179,7 @@ class PytestGrader:
             patch=patch,
             overlay=[pack(files)],
             removed=task.removed_tests,
-            trusted={path: sha256(file.data).hexdigest() for path, file in files.items() if path.endswith(".py")},
+            trusted={path: sha256(data).hexdigest() for path, data in sorted(fixed.items())},
         )
 
     async def _calibrate(self, task: Task, environment: Environment, trusted: _Trusted) -> Calibration:
@@ -210,7 +210,16 @@ class PytestGrader:
         return await asyncio.to_thread(_trusted, task, tree, tests, gold)
 
     def _lock(self, key: str) -> asyncio.Lock:
+        # Held by whoever waits for it, forgotten after the last.
         return self._locks.setdefault(key, asyncio.Lock())
+
+
+def _subjects_reason(error: EnvfarmError) -> str:
+    """The reason of a failure that a patch can cause before anything of it runs; empty for all others."""
+    if error.reason is Reason.patch_refused:
+        return "patch_does_not_apply"
+    # The runner starts with the gold patch in place: that it does not now is proven to be nobody else's fault.
+    return "not_started" if error.phase == "start" else ""
 
 
 def _trusted(task: Task, tree: bytes, tests: bytes, gold: bytes) -> _Trusted:

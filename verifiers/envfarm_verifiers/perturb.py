@@ -42,6 +42,20 @@ def constant(text: str, rng: Random) -> str | None:
     return None
 
 
+def absent(text: str, rng: Random) -> str | None:
+    """Like :func:`constant`, for a value that is looked for in another: one that is not there by chance either."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # nothing to perturb
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value + rng.randint(10_007, 99_991))
+    if isinstance(value, str) and len(value) < 8:
+        at = rng.randrange(len(value) + 1)
+        return repr(value[:at] + "".join(rng.choices(string.ascii_lowercase, k=4)) + value[at:])
+    return constant(text, rng)
+
+
 def unrelated(rng: Random) -> str:
     """A value that no expression under test gives by chance."""
     number = rng.randint(10_007, 9_999_991)

@@ -42,7 +42,7 @@ class Site:
     def _variant(self, rng: Random) -> str | None:
         match self.mode:
             case Mode.constant:
-                return perturb.constant(self.text, rng)
+                return (perturb.absent if self.key.endswith(":in") else perturb.constant)(self.text, rng)
             case Mode.raises:
                 return rng.choice(perturb.RARE_ERRORS)
             case Mode.unrelated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from importlib import resources
@@ -47,7 +48,10 @@ def distribution_for(module: str) -> str | None:
             return found
         if beginning in _FAMILIES:
             length = _FAMILIES[beginning]
-            return "-".join(parts[:length]).replace("_", "-") if 0 < length <= len(parts) else None
+            if not 0 < length <= len(parts):
+                return None
+            # A module of one version of an interface comes from the distribution of all.
+            return re.sub(r"-v\d+\w*$", "", "-".join(parts[:length]).replace("_", "-"))
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from git.exc import GitError
 
 from envfarm.core.archive import ArchiveLimits, File, link_stays_inside, pack
 from envfarm.core.errors import BuilderError, Reason
+from envfarm.core.ids import repository_name
 from envfarm.core.source import Commit, FileChange
 
 from .history import HEADER, parse_changes, parse_log, versions_by_commit
 from .plumbing import Plumbing
-
-_SAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class GitRepository:
@@ -29,7 +27,7 @@ class GitRepository:
     def __init__(self, path: Path | str, *, ref: str = "", name: str = "") -> None:
         self.path = Path(path).expanduser().resolve()
         self._ref = ref or f"git:{self.path}"
-        self._name = name or _name_of(self.path)
+        self._name = name or repository_name(str(self.path))
         git_dir, common_dir, object_format = _locate(self.path)
         self._git = Plumbing(str(self.path), git_dir, common_dir, object_format)
         self._versions: dict[str, str] | None = None
@@ -193,11 +191,3 @@ def _locate(path: Path) -> tuple[Path, Path, str]:
             remedy="Give the path of a git clone, bare or with a work tree.",
             detail=str(error),
         ) from error
-
-
-def _name_of(path: Path) -> str:
-    """The clone folder's name; where that says nothing (``repo``, ``.git``), its parent's."""
-    parts = [part.removesuffix(".git") for part in path.parts[1:]]
-    named = [part for part in parts if part and part.lower() not in {"repo", "git", "src", "source", "clone"}]
-    last = named[-1] if named else "repository"
-    return _SAFE.sub("-", last.rpartition("+")[2]).strip("-") or "repository"
