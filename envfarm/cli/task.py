@@ -116,7 +116,9 @@ def export(
     with store:
         rows = []
         for row in queries.tasks(store, run, state="published", limit=10_000_000):
-            rows.append(from_task(row.task, blobs, find_environment(store, row.task)))
+            environment = find_environment(store, row.task)
+            recipe = queries.recipe(store, environment.recipe_digest)
+            rows.append(from_task(row.task, blobs, environment, command=recipe.test if recipe else None))
     write_rows(output, rows)
     note(f"{len(rows)} rows in {output}")
 
