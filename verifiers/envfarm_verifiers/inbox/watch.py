@@ -126,7 +126,8 @@ class SessionWatch:
         """A label for each plugin, and for each part that was replaced. Plugins that belong there are the caller's
         to know: the same ones come with every run."""
         found = self._kind.changes()
-        if vars(self._reporter).get("_send") is not self._send or len(vars(self._reporter)) != self._reporter.fields:
+        own = vars(self._reporter)
+        if own.get("_send") is not self._send or len(own) != own.get("fields") or type(own.get("_phases")) is not dict:
             found.append("reporter")
         cells = self._send.__closure__
         if any(cells[at].cell_contents is not was for at, was in enumerate(self._cells)):
