@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +33,9 @@ from .report import RunRecord
 from .runner import PytestRunner
 from .sites import read_module
 
+MIN_LIMIT_SEC, LIMIT_FACTOR = 120.0, 20.0
+"""A graded run may take this many times what the gold patch took, and never has less than the first: loaded hosts are
+slow, and a slow verdict is better than a wrong one."""
 CANARY_FILES = 3
 """Test files that canaries are put into."""
 MIN_SPARE_SEC = 3.0
@@ -148,25 +152,32 @@ class PytestGrader:
         self, task: Task, environment: Environment, trusted: _Trusted, calibration: Calibration, guarded: Guarded
     ) -> tuple[Planting, RunRecord]:
         spare = max(MIN_SPARE_SEC, SPARE_SHARE * calibration.suite_sec)
+        limit_sec = max(MIN_LIMIT_SEC, LIMIT_FACTOR * calibration.suite_sec)
         counts = twin_counts(calibration.items, calibration.seconds, spare)
         extra = [kind for kind in calibration.kinds if kind is not Kind.passes]
         kinds = [*calibration.kinds, *(self._rng.sample(extra, min(2, len(extra))))]
         sites = {name: tuple(keys) for name, keys in calibration.sites.items()}
         planting = plant(trusted.sources, Plan(sites, kinds, counts), calibration.canary_paths, self._rng)
         try:
-            return planting, await self._attempt(task, environment, trusted, planting, guarded.patch)
+            return planting, await self._attempt(task, environment, trusted, planting, guarded.patch, limit_sec)
         except (ProviderError, SandboxError) as error:
             if error.reason is Reason.usage:
                 raise
             # Once more: a box that could not be started or prepared is not the subject's doing.
-            return planting, await self._attempt(task, environment, trusted, planting, guarded.patch)
+            return planting, await self._attempt(task, environment, trusted, planting, guarded.patch, limit_sec)
 
     async def _attempt(
-        self, task: Task, environment: Environment, trusted: _Trusted, planting: Planting, patch: str
+        self,
+        task: Task,
+        environment: Environment,
+        trusted: _Trusted,
+        planting: Planting,
+        patch: str,
+        limit_sec: float = math.inf,
     ) -> RunRecord:
         command = self._commands(environment)
-        # Plants take time that the suite alone did not need.
-        command = command.model_copy(update={"timeout_sec": command.timeout_sec * 1.5 + 30})
+        # Plants take time that the suite alone did not need; an endless loop need not be waited for that long.
+        command = command.model_copy(update={"timeout_sec": min(limit_sec, command.timeout_sec * 1.5 + 30)})
         files = dict(trusted.tests)
         for path, source in planting.files.items():
             files[path] = File(source, files[path].mode if path in files else 0o644)
