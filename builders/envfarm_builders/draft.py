@@ -8,7 +8,7 @@ from envfarm.core.source import Candidate, IssueKind
 from envfarm.core.task import Statement, Task, TaskKind
 
 from .mine import tree_paths
-from .patches import source_diff, touched
+from .patches import binary_sources, source_diff, touched
 from .split import TEST_SIDE, PathKind, classify, is_test_module, source_paths, within
 from .statement import statement_text
 
@@ -17,12 +17,13 @@ def draft(repository: Repository, candidate: Candidate, blobs: BlobStore) -> Tas
     """Write the candidate's blobs and return the task, its environment and test lists still empty.
 
     The tree is the base's, with its own tests. ``tests`` holds, as of the fix, the test-side files that it touches and
-    every runner configuration. The gold patch holds product files only, each within ``source_paths``.
+    every runner configuration, and the product's binary files that it touches. The gold patch holds the product's text
+    files only, each within ``source_paths``.
     """
     fixed = unpack(repository.tree(candidate.fix_commit))
     roots = source_roots(repository, candidate)
     kinds = {change.path: classify(change.path, roots) for change in candidate.changes}
-    test_side = {path for path, kind in kinds.items() if kind in TEST_SIDE}
+    test_side = {path for path, kind in kinds.items() if kind in TEST_SIDE} | binary_sources(candidate)
     trusted = {
         path: file
         for path, file in fixed.items()

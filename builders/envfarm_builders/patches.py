@@ -17,10 +17,16 @@ def touched(changes: Iterable[FileChange], paths: Iterable[str]) -> tuple[str, .
 
 
 def source_diff(repository: Repository, candidate: Candidate) -> str:
-    """The product's side of a candidate as a unified diff."""
-    return repository.diff(
-        candidate.base_commit, candidate.fix_commit, touched(candidate.changes, candidate.source_files)
-    )
+    """The product's side of a candidate as a unified diff: its text files, which are all that an answer can hold."""
+    binary = binary_sources(candidate)
+    text = [path for path in candidate.source_files if path not in binary]
+    return repository.diff(candidate.base_commit, candidate.fix_commit, touched(candidate.changes, text))
+
+
+def binary_sources(candidate: Candidate) -> frozenset[str]:
+    """Product files that no text patch can express: they come with the trusted files instead."""
+    source = set(candidate.source_files)
+    return frozenset(change.path for change in candidate.changes if change.binary and change.path in source)
 
 
 def fingerprint(diff: str) -> str:

@@ -61,7 +61,11 @@ def test_the_parts_of_a_draft(tmp_path: Path) -> None:
     }
     assert set(tests) == {
         "src/pkg/tests/test_inner.py", "tests/test_x.py", "tests/data/new.txt", "conftest.py", "pyproject.toml",
+        "src/pkg/icon.png",
     }  # fmt: skip
+    # no text patch can hold it, so it comes trusted and the gold patch stays one that a subject could hand in
+    assert tests["src/pkg/icon.png"].data == _FIX["src/pkg/icon.png"]
+    assert b"GIT binary patch" not in blobs[task.gold_patch]
     assert b"assert pkg.X == 2" in tests["tests/test_x.py"].data
     assert task.removed_tests == ("tests/test_old.py",)
     assert task.test_files == ("src/pkg/tests/test_inner.py", "tests/test_x.py")
@@ -83,7 +87,7 @@ def test_the_gold_patch_turns_the_product_and_nothing_else_into_the_fixed_one(tm
     fixed = unpack(fixed_tree(repository, task))
     for path in (path for path in work.rglob("*") if path.is_file()):
         name = str(path.relative_to(work))
-        product = name.startswith(task.source_paths) and "/tests/" not in name
+        product = name.startswith(task.source_paths) and "/tests/" not in name and not name.endswith(".png")
         expected = fixed[name].data if product else unpack(blobs[task.tree])[name].data
         assert path.read_bytes() == expected, name
     assert not (work / "src/pkg/gone.py").exists() and (work / "src/other/__init__.py").exists()
