@@ -6,12 +6,13 @@ from envfarm.core.config import BuildConfig
 
 from .plan import POLICIES, RunPlan
 
-PACKAGES = ("cachetools", "voluptuous", "pluggy", "iniconfig", "inflection", "xmltodict")
-"""The small set: the chain in minutes on two cores."""
+PACKAGES = ("cachetools", "voluptuous", "tinydb", "inflection", "xmltodict", "tabulate")
+"""The small set: the chain in minutes on two cores. None that pytest itself stands on (pluggy, iniconfig, packaging):
+the runner loads pytest before the tree is on the import path, so their editable installs are not found."""
 
 FULL = (
-    *PACKAGES, "tomlkit", "sqlparse", "tinydb", "tabulate", "markupsafe", "humanize", "python-slugify", "schema",
-    "more-itertools", "bidict",
+    *PACKAGES, "tomlkit", "sqlparse", "markupsafe", "humanize", "python-slugify", "schema", "more-itertools",
+    "bidict", "natsort", "click",
 )  # fmt: skip
 """The large set."""
 

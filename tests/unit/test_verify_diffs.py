@@ -70,7 +70,7 @@ def test_what_two_programs_could_read_differently_is_refused(text):
 NAMES = st.text("ab c.ü\"\\'\t", min_size=1, max_size=6).filter(
     lambda name: name.strip(". \t") and name == name.strip()
 )
-TEXTS = st.text("ab\n\r\f +-@\\", max_size=40)
+TEXTS = st.text("ab\n\r\f +-@\\\0", max_size=40)
 
 
 @settings(max_examples=40, deadline=None)
@@ -79,7 +79,9 @@ def test_git_applies_the_rendered_diff_to_the_same_tree(tmp_path_factory, old, n
     folder = tmp_path_factory.mktemp("repo")
     git(folder, "init", "-q")
     first, second = commit(folder, old), commit(folder, new)
-    text = git(folder, "diff", "--no-color", first, second).decode("utf-8", "surrogateescape")
+    text = git(folder, "diff", "--no-color", "--binary", "--full-index", first, second).decode(
+        "utf-8", "surrogateescape"
+    )
     again = render(parse(text))
     assert render(parse(again)) == again
     git(folder, "read-tree", first)

@@ -96,9 +96,17 @@ def test_only_regular_files_enter(mode):
     assert guard(added("venv/link", mode), TASK).dropped == {"venv/link": "outside the declared source paths"}
 
 
-def test_binary_changes_of_sources_are_refused():
-    text = "diff --git a/src/a.bin b/src/a.bin\nindex 1..2 100644\nGIT binary patch\nliteral 1\nIcmZ\n\n"
-    assert "binary" in guard(text, TASK).refused
+def test_binary_changes_need_their_content():
+    ids = f"index {'1' * 40}..{'2' * 40} 100644\n"
+    head = "diff --git a/src/a.bin b/src/a.bin\n"
+    data = "GIT binary patch\nliteral 4\nLcmZQzWMXDvWn*Ut\n\nliteral 0\nHcmV?d00001\n\n"
+    assert guard(head + ids + data, TASK).patch == head + ids + data
+    assert (
+        "--binary"
+        in (guard(head + "Binary files a/src/a.bin and b/src/a.bin differ\n", TASK).dropped or {})["src/a.bin"]
+    )
+    for broken in (head + data, head + ids + "GIT binary patch\n", head + ids + data.replace("4", "99999999999")):
+        assert guard(broken, TASK).refused
 
 
 def test_bombs_and_text_that_is_no_diff_are_refused():

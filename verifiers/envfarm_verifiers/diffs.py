@@ -10,6 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+_BINARY = re.compile(r"(?:literal|delta) (\d+)")
+_BASE85 = re.compile(r"[A-Za-z][0-9A-Za-z!#$%&()*+\-;<=>?@^_`{|}~]{5,65}")
+_INDEX = re.compile(r"index [0-9a-f]{40}\.\.[0-9a-f]{40}(?: \d{6})?")
+MAX_BINARY_BYTES = 32 << 20
+"""Most bytes a binary change may say it unpacks to."""
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 _OCTAL = re.compile(r"\\([0-7]{3})|\\(.)|([^\\])", re.S)
@@ -30,6 +35,9 @@ class FileDiff:
     similarity: str = ""
     """``rename`` or ``copy``, else empty."""
     binary: bool = False
+    """git calls the file binary; ``content`` is empty where the diff only says so."""
+    content: str = ""
+    """Of a binary change: the ``index`` line and the data, as git wrote them."""
     hunks: tuple[str, ...] = ()
     """Each with its ``@@`` line, ending in a newline."""
 
@@ -81,6 +89,7 @@ def _section(lines: list[str], at: int) -> tuple[FileDiff, int]:
     old: str | None = None
     new: str | None = None
     named = False
+    index = content = ""
     while at < len(lines):
         line = lines[at].removesuffix("\r")
         key, _, value = line.rpartition(" ")
@@ -93,17 +102,24 @@ def _section(lines: list[str], at: int) -> tuple[FileDiff, int]:
         elif match := re.match(r"(rename|copy) (from|to) (.+)", line):
             similarity = match[1]
             moves[match[2]] = _unquote(match[3])
-        elif line.startswith(("index ", "similarity index ", "dissimilarity index ")):
+        elif line.startswith("index "):
+            index = line
+        elif line.startswith(("similarity index ", "dissimilarity index ")):
             pass
         elif line.startswith("--- ") and at + 1 < len(lines) and lines[at + 1].startswith("+++ "):
             old, new, named = _named(lines[at]), _named(lines[at + 1]), True
             at += 2
             break
-        elif line.startswith(("GIT binary patch", "Binary files ")):
+        elif line == "GIT binary patch":
+            binary = True
+            content, at = _data(lines, at + 1)
+            if not _INDEX.fullmatch(index):
+                raise DiffError(f"line {start + 1}: binary content without its full index line")
+            content = f"{index}\n{content}"
+            break
+        elif line.startswith("Binary files "):
             binary = True
             at += 1
-            while at < len(lines) and not lines[at].startswith("diff --git "):
-                at += 1
             break
         else:
             break
@@ -128,7 +144,7 @@ def _section(lines: list[str], at: int) -> tuple[FileDiff, int]:
         raise DiffError(f"line {start + 1}: a section without a file")
     if not similarity and old is not None and new is not None and old != new:
         raise DiffError(f"line {start + 1}: the names {old!r} and {new!r} differ without a rename")
-    return FileDiff(old, new, modes["old"], modes["new"], similarity, binary, hunks), at
+    return FileDiff(old, new, modes["old"], modes["new"], similarity, binary, content, hunks), at
 
 
 def _bare_section(lines: list[str], at: int) -> tuple[FileDiff, int]:
@@ -161,6 +177,29 @@ def _hunks(lines: list[str], at: int) -> tuple[tuple[str, ...], int]:
             raise DiffError(f"line {at}: a hunk's length disagrees with its header")
         hunks.append("\n".join(taken) + "\n")
     return tuple(hunks), at
+
+
+def _data(lines: list[str], at: int) -> tuple[str, int]:
+    """Binary content: git's forward and (where it is there) reverse part."""
+    taken = ["GIT binary patch"]
+    for _ in range(2):
+        match = _BINARY.fullmatch(lines[at]) if at < len(lines) else None
+        if match is None:
+            break
+        if int(match[1]) > MAX_BINARY_BYTES:
+            raise DiffError(f"line {at + 1}: more than {MAX_BINARY_BYTES >> 20} MiB of binary content")
+        taken.append(lines[at])
+        at += 1
+        while at < len(lines) and _BASE85.fullmatch(lines[at]):
+            taken.append(lines[at])
+            at += 1
+        if at < len(lines) and lines[at] != "":
+            raise DiffError(f"line {at + 1}: binary content is damaged")
+        taken.append("")
+        at += 1
+    if len(taken) == 1:
+        raise DiffError(f"line {at + 1}: binary content is missing")
+    return "\n".join(taken) + "\n", at
 
 
 def _named(line: str) -> str | None:
@@ -230,7 +269,7 @@ def _render(section: FileDiff) -> str:
     if section.similarity:
         out += [f"{section.similarity} from {_quote(section.old or '')}"]
         out += [f"{section.similarity} to {_quote(section.new or '')}"]
-    text = "\n".join(out) + "\n"
+    text = "\n".join(out) + "\n" + section.content
     if section.hunks:
         old = "/dev/null" if section.old is None else _quote(f"a/{section.old}")
         new = "/dev/null" if section.new is None else _quote(f"b/{section.new}")

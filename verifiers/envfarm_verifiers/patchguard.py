@@ -1,4 +1,4 @@
-"""What of a submission may enter the grading box: regular text files of declared source paths, and nothing else."""
+"""What of a submission may enter the grading box: regular files of declared source paths, and nothing else."""
 
 from __future__ import annotations
 
@@ -66,8 +66,9 @@ def guard(patch: str, task: Task, trusted: Iterable[str] = ()) -> Guarded:
             continue
         if not set(section.modes) <= _REGULAR:
             return Guarded("", refused=f"{section.paths[0]!r} would not be a regular file (mode {section.modes[-1]}).")
-        if section.binary:
-            return Guarded("", refused=f"{section.paths[0]!r} is changed in binary form.")
+        if section.binary and not section.content:
+            dropped |= dict.fromkeys(section.paths, "a binary change without its content (git diff --binary gives it)")
+            continue
         kept.append(section)
     paths = tuple(dict.fromkeys(path for section in kept for path in section.paths))
     return Guarded(render(kept), paths, dropped)
