@@ -31,7 +31,9 @@ FIRST_TABLE_SEC = 60.0
 
 @app.command()
 def demo(
-    full: Annotated[bool, typer.Option("--full", help="The large set: 200 synth tasks over 14 packages.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The large set: 200 synth tasks and more over 16 packages.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a demo that was cut off.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     output: Annotated[Path, typer.Option(help="Where report.html and report.json go.")] = Path("runs/demo"),

@@ -41,8 +41,8 @@ class CustomProviderConfig(Section):
 class BuildConfig(Section):
     """Mining and environment building."""
 
-    workers: int = Field(default=2, ge=1, le=256)
-    """Stage items under way at once."""
+    workers: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)) + 1, ge=1, le=256)
+    """Stage items under way at once. Default: one more than the cores we may use, since each item waits at times."""
     limit: int | None = Field(default=None, ge=1)
     """Revisions looked at for each repository, newest first; all when unset."""
     max_source_files: int = Field(default=10, ge=1)

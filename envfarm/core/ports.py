@@ -196,6 +196,13 @@ class Verifier(Protocol):
         """``name-number``; verdicts bind to it."""
         ...
 
+    async def prepare(self, task: Task, environment: Environment) -> float:
+        """Find out once what grading the task needs; seconds of CPU that took, 0 when it was known.
+
+        Raises ``VerifierError`` when the task cannot be graded: its gold patch does not pass. ``grade`` does this
+        itself where nobody has."""
+        ...
+
     async def grade(self, task: Task, environment: Environment, submission: Submission) -> Verdict:
         """Judge in a fresh box. Never raises for what a subject can cause."""
         ...

@@ -12,9 +12,10 @@ from envfarm.store.rows import FunnelRow, Rate
 
 STAGES = (
     "base", "mine", "filter", "draft", "build", "propose", "mutate", "validate", "publish",
-    "replay_gold", "replay_empty", "rollout",
+    "rollout", "replay_gold", "replay_empty",
 )  # fmt: skip
-"""Pipeline order. Workers lease the last first, so that finished tasks appear early."""
+"""Pipeline order. Workers lease the last first, so that finished tasks appear early; and replays, which always run,
+come before rollouts, which find the verdict of a submission that was replayed."""
 
 INSTALLED_ONLY = frozenset({Reason.collect_failed, Reason.no_tests, InvalidReason.no_tests_collected})
 """Endings of ``base`` after a successful installation that collected nothing."""

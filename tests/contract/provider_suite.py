@@ -211,12 +211,17 @@ async def test_many_at_once(provider: SandboxProvider, spec: BoxSpec) -> None:
 
 async def test_cancelled_acquire_leaves_nothing(provider: SandboxProvider, spec: BoxSpec) -> None:
     before = {info.id for info in await provider.list()}
-    for delay in (0.0, 0.002, 0.005, 0.01):
+
+    async def cut_off(delay_sec: float) -> None:
         task = asyncio.create_task(provider.acquire(spec))
-        await asyncio.sleep(delay)
+        await asyncio.sleep(delay_sec)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await provider.release(await task)  # it was faster
+
+    # four at a time, at sixty moments of a start
+    for step in range(15):
+        await asyncio.gather(*(cut_off((4 * step + turn) * 0.0004) for turn in range(4)))
     assert {info.id for info in await provider.list()} <= before
 
 

@@ -45,7 +45,7 @@ class Calibration(Noun):
     exit_agrees: bool = True
     """Whether the suite's exit status says whether tests failed."""
     runs: int = 0
-    duration_sec: float = 0.0
+    cpu_sec: float = 0.0
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Calibrator:
     exit_agrees: bool = True
     runs: int = 0
     clean: int = 0
-    duration_sec: float = 0.0
+    cpu_sec: float = 0.0
     suite_sec: float = 0.0
     items: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Calibrator:
     def observe(self, planting: Planting, run: RunRecord) -> None:
         """Take in a gold run."""
         self.runs += 1
-        self.duration_sec += run.report.duration_sec
+        self.cpu_sec += run.report.cpu_sec
         self.suite_sec = run.report.duration_sec
         reading = read(planting, run.report.statuses)
         self.changed |= set(run.changed)
@@ -134,7 +134,7 @@ class Calibrator:
             },
             suite_sec=round(self.suite_sec, 3),
             runs=self.runs,
-            duration_sec=self.duration_sec,
+            cpu_sec=self.cpu_sec,
         )
 
     def _drop_blamed(self, planting: Planting, reading: Reading) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from random import Random
 
@@ -69,8 +69,9 @@ def write(kind: Kind, name: str, rng: Random, fresh: Callable[[], str]) -> tuple
 
 
 def word_source(taken: Iterable[str], rng: Random) -> Callable[[], str]:
-    """Gives names of two to three words, each once, none in ``taken``. Words of the names taken are used too."""
-    used = set(taken)
+    """Gives names of two to three words, each once, such that neither a name nor one that ends in it is in ``taken``:
+    callers put ``test_`` or the like before it. Words of the names taken are used too."""
+    used = {tail for name in taken for tail in _tails(name)}
     words = sorted({word for name in used for word in name.lower().split("_") if word.isalpha() and len(word) > 2})
     pool = [word for word in words if word not in ("test", "tests")] + list(_WORDS)
 
@@ -78,7 +79,14 @@ def word_source(taken: Iterable[str], rng: Random) -> Callable[[], str]:
         while True:
             name = "_".join(rng.sample(pool, rng.randint(2, 3)))
             if name not in used and name.isidentifier():
-                used.update((name, "test_" + name))
+                used.add(name)
                 return name
 
     return fresh
+
+
+def _tails(name: str) -> Iterator[str]:
+    """``test_a_b`` -> ``test_a_b``, ``a_b``, ``b``."""
+    while name:
+        yield name
+        name = name.partition("_")[2]

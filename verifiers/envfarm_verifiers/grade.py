@@ -33,7 +33,7 @@ from .report import RunRecord
 from .runner import PytestRunner
 from .sites import read_module
 
-MIN_LIMIT_SEC, LIMIT_FACTOR = 120.0, 20.0
+MIN_LIMIT_SEC, LIMIT_FACTOR = 30.0, 20.0
 """A graded run may take this many times what the gold patch took, and never has less than the first: loaded hosts are
 slow, and a slow verdict is better than a wrong one."""
 CANARY_FILES = 3
@@ -99,6 +99,11 @@ class PytestGrader:
             if verdict.outcome is not Outcome.unscorable:
                 await asyncio.to_thread(self._cache.put, verdict)
             return verdict
+
+    async def prepare(self, task: Task, environment: Environment) -> float:
+        """See the port: the CPU seconds of the task's calibration."""
+        known = await asyncio.to_thread(self._cache.get_calibration, task.digest, self.version)
+        return 0.0 if known else (await self.calibrate(task, environment)).cpu_sec
 
     async def calibrate(self, task: Task, environment: Environment) -> Calibration:
         """The task's calibration, from the cache or by running gold. Raises ``VerifierError`` (suite_crash) when gold

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from envfarm.core.environment import Environment, TestCommand
 from envfarm.core.errors import Reason, VerifierError
@@ -22,11 +23,33 @@ _ENDED = {
 }
 
 
+PATIENCE, MIN_PATIENCE_SEC = 10.0, 30.0
+"""Untouched code may take this many times what the fixed code took, and never has less than the second: old code that
+loops in a new test is not waited for until the suite's own limit."""
+
+
 class _Invalid(Exception):
     def __init__(self, reason: InvalidReason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+class SharedState:
+    """Runs of one tree that is the state *after* of several tasks, byte for byte: the healthy revision that mutants are
+    made of. Whoever comes first runs it, for all."""
+
+    def __init__(self) -> None:
+        self._reports: list[TestReport] = []
+        self._lock = asyncio.Lock()
+
+    async def run(self, number: int, suite: Callable[[], Awaitable[TestReport]]) -> TestReport:
+        """The report of run ``number`` (from 0, in order); ``suite`` makes it where nobody has. A run that raises is
+        nobody's: the next one to come tries again."""
+        async with self._lock:
+            if number == len(self._reports):
+                self._reports.append(await suite())
+            return self._reports[number]
 
 
 async def validate(
@@ -39,11 +62,13 @@ async def validate(
     repeats: int = 2,
     min_f2p: int = 1,
     gate: bool = True,
+    after: SharedState | None = None,
 ) -> Validation:
     """Run base (the tree), before (tree + tests) and after (tree + tests + gold patch), ``repeats`` times each.
 
     The touched test files run first, once: a task that shows no strict fail-to-pass test there costs no full suites.
-    ``gate=False`` leaves that look out, for a task whose failing tests were seen to fail already.
+    ``gate=False`` leaves that look out, for a task whose failing tests were seen to fail already. ``after`` keeps the
+    runs of the last state for other tasks that end in the very same tree; ``cpu_sec`` counts what ran for this task.
     A task that is unfit gives ``valid=False`` with its reason; ``ProviderError``, ``SandboxError`` and ``StoreError``
     are the machine's and pass through.
     """
@@ -56,13 +81,12 @@ async def validate(
         await states.load(blobs)
         if gate:
             await _gate(states, task, min_f2p)
-        for _ in range(repeats):
-            await states.run_all()
+        for number in range(repeats):
+            await states.run_all(number, after)
         fields = _judge(states, task, min_f2p)
         reason, detail = None, ""
     except _Invalid as finding:
         reason, detail = finding.reason, finding.detail
-    reports = (*states.gate, *states.base, *states.before, *states.after)
     return Validation(
         task_id=task.id,
         environment_digest=environment.digest,
@@ -75,7 +99,7 @@ async def validate(
         transitions=fields.get("transitions") or states.gate_transitions,  # type: ignore[arg-type]
         flaky=fields.get("flaky", ()),  # type: ignore[arg-type]
         wall_sec=time.monotonic() - started,
-        cpu_sec=sum(report.cpu_sec for report in reports),
+        cpu_sec=states.cpu_sec,
         validated_at=datetime.now(UTC),
     )
 
@@ -109,6 +133,7 @@ class _States:
         self.base: list[TestReport] = []
         self.before: list[TestReport] = []
         self.after: list[TestReport] = []
+        self.cpu_sec = 0.0
 
     async def load(self, blobs: BlobStore) -> None:
         self._tree, self._tests, gold = await asyncio.gather(
@@ -119,42 +144,46 @@ class _States:
         )
         self._gold = gold.decode("utf-8", "surrogateescape")
 
-    async def run_base(self, only: Sequence[str] = ()) -> TestReport:
-        return await self._runner.run(self._environment, self._command, [self._tree], only=only)
+    async def run_base(self, after: TestReport) -> TestReport:
+        return await self._run(self._patient(after), [self._tree])
 
-    async def run_before(self, only: Sequence[str] = ()) -> TestReport:
-        return await self._runner.run(
-            self._environment, self._command, [self._tree, self._tests], removed=self._task.removed_tests, only=only
-        )
+    async def run_before(self, after: TestReport, only: Sequence[str] = ()) -> TestReport:
+        removed = self._task.removed_tests
+        return await self._run(self._patient(after), [self._tree, self._tests], removed=removed, only=only)
 
     async def run_after(self, only: Sequence[str] = ()) -> TestReport:
         try:
-            return await self._runner.run(
-                self._environment,
-                self._command,
-                [self._tree, self._tests],
-                patch=self._gold,
-                removed=self._task.removed_tests,
-                only=only,
+            return await self._run(
+                self._command, [self._tree, self._tests], patch=self._gold, removed=self._task.removed_tests, only=only
             )
         except VerifierError as error:  # the boundary: a gold patch that does not fit is the task's fault
             if error.reason is not Reason.patch_refused:
                 raise
             raise _Invalid(InvalidReason.patch_does_not_apply, str(error)) from error
 
-    async def run_all(self) -> None:
+    async def run_all(self, number: int, shared: SharedState | None) -> None:
         """One full suite in each state. A base without tests is fine; one that hangs or dies is not."""
-        self.base.append(_ended_well("base", await self.run_base()))
-        self.before.append(_ended_well("base + tests", await self.run_before()))
-        self.after.append(_ended_well("base + tests + gold", await self.run_after()))
+        after = await (shared.run(number, self.run_after) if shared else self.run_after())
+        self.after.append(_ended_well("base + tests + gold", after))
+        self.before.append(_ended_well("base + tests", await self.run_before(after)))
+        self.base.append(_ended_well("base", await self.run_base(after)))
+
+    def _patient(self, after: TestReport) -> TestCommand:
+        limit_sec = max(MIN_PATIENCE_SEC, PATIENCE * after.duration_sec)
+        return self._command.model_copy(update={"timeout_sec": min(limit_sec, self._command.timeout_sec)})
+
+    async def _run(self, command: TestCommand, archives: Sequence[bytes], **options: Any) -> TestReport:
+        report = await self._runner.run(self._environment, command, archives, **options)
+        self.cpu_sec += report.cpu_sec
+        return report
 
 
 async def _gate(states: _States, task: Task, min_f2p: int) -> None:
     """The cheap look at the touched test files."""
     files = [path for path in task.test_files if path not in task.removed_tests]
-    states.gate.append(_ended_well("base + tests", await states.run_before(files)))
-    states.gate.append(_ended_well("base + tests + gold", await states.run_after(files)))
-    before, after = states.gate
+    after = _ended_well("base + tests + gold", await states.run_after(files))
+    before = _ended_well("base + tests", await states.run_before(after, files))
+    states.gate += [before, after]
     states.gate_transitions = transitions([before], [after])
     if not after.statuses:
         detail = next(iter(after.collection_errors.values()), "the touched test files hold no test")

@@ -59,6 +59,7 @@ class Box:
         self._folder = place.boxes / record.id
         self._child: spawn.Child | None = None
         self._init_fd = -1
+        self._info_fd = -1
         self._ending: asyncio.Task[None] | None = None
 
     async def start(self, command: Sequence[str], seccomp: bytes | None) -> None:
@@ -82,34 +83,36 @@ class Box:
         self._folder.mkdir(mode=0o700)
         write_record(self._folder, record)
         place.cgroups.create(record.id, record.limits)
-        with contextlib.ExitStack() as kept:
-            info, info_theirs = os.pipe2(os.O_CLOEXEC)
-            kept.callback(os.close, info)
-            # Only the box holds the listening end once this block is left: a box that dies makes a connection fail
-            # instead of hang.
-            with contextlib.ExitStack() as given:
-                given.callback(os.close, info_theirs)
-                listener = given.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-                listener.bind(place.socket_path(record.id))
-                listener.listen(_BACKLOG)
-                fds = [(listener.fileno(), AGENT_FD), (info_theirs, INFO_FD)]
-                if seccomp is not None:
-                    fds.append((_readable(seccomp, given), SECCOMP_FD))
-                log = os.open(self._folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                given.callback(os.close, log)
-                launch = LaunchPlan(
-                    agent=place.agent,
-                    uid=place.uid,
-                    cgroups=record.cgroups,
-                    fds=tuple(fds),
-                    file_size_bytes=record.limits.file_size_mb << 20,
-                    die_with=None if record.detached else os.getpid(),
-                )
-                self._child = await spawn.start(
-                    launch_argv(launch, command), pass_fds=tuple(ours for ours, _ in fds), stderr=log
-                )
-            await self._first_answer(self._child)
-            init = json.loads(os.read(info, 4096))["child-pid"]
+        # Open until the box answers or has ended: without a reader bubblewrap dies of the broken pipe, and leaves its
+        # child behind.
+        self._info_fd, info_theirs = os.pipe2(os.O_CLOEXEC)
+        # Only the box holds the listening end once this block is left: a box that dies makes a connection fail
+        # instead of hang.
+        with contextlib.ExitStack() as given:
+            given.callback(os.close, info_theirs)
+            listener = given.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            listener.bind(place.socket_path(record.id))
+            listener.listen(_BACKLOG)
+            fds = [(listener.fileno(), AGENT_FD), (info_theirs, INFO_FD)]
+            if seccomp is not None:
+                fds.append((_readable(seccomp, given), SECCOMP_FD))
+            log = os.open(self._folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            given.callback(os.close, log)
+            launch = LaunchPlan(
+                agent=place.agent,
+                uid=place.uid,
+                cgroups=record.cgroups,
+                fds=tuple(fds),
+                file_size_bytes=record.limits.file_size_mb << 20,
+                die_with=None if record.detached else os.getpid(),
+            )
+            self._child = await spawn.start(
+                launch_argv(launch, command), pass_fds=tuple(ours for ours, _ in fds), stderr=log
+            )
+        await self._first_answer(self._child)
+        init = json.loads(os.read(self._info_fd, 4096))["child-pid"]
+        os.close(self._info_fd)
+        self._info_fd = -1
         self._init_fd = os.pidfd_open(init)
         if parent_of(init) != self._child.pid:  # it ended, and its number is another's by now
             raise start_failure(self._log_tail(), None, place.uid)
@@ -158,9 +161,10 @@ class Box:
             if not await self._child.wait(_END_SEC):
                 self._child.kill()
                 await self._child.wait(_END_SEC)
-        if self._init_fd >= 0:
-            os.close(self._init_fd)
-            self._init_fd = -1
+        for fd in (self._init_fd, self._info_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._init_fd = self._info_fd = -1
         stubborn = await cgroups.remove(map(Path, self.record.cgroups))
         if stubborn:
             raise ProviderError(
@@ -176,7 +180,7 @@ class Box:
         # that one, follows by itself. The other way round the box would die some time after bubblewrap.
         assert self._child is not None
         if self._init_fd < 0:
-            self._child.kill()
+            self._child.kill_starting()
             return
         with contextlib.suppress(ProcessLookupError):  # it has ended by itself
             signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)

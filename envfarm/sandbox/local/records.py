@@ -113,6 +113,17 @@ def parent_of(pid: int) -> int | None:
     return int(fields[1]) if fields else None
 
 
+def state_of(pid: int) -> str:
+    """The kernel's letter for what ``pid`` does, ``T`` for stopped; empty if it is gone or a zombie."""
+    fields = _stat(pid)
+    return fields[0].decode() if fields else ""
+
+
+def children_of(pid: int) -> list[int]:
+    """Pids of the living children."""
+    return [other for other in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(other) == pid]
+
+
 def _stat(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  (hot path: a Path costs more than the read)

@@ -7,13 +7,20 @@ boxes are started by a thread of this module's own, which lives as long as the p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+
+from .records import children_of, state_of
+
+_STOP_SEC = 1.0
+"""A process stops at its next return from the kernel."""
 
 _Job = tuple[list[str], tuple[int, ...], int, "Future[subprocess.Popen[bytes]]"]
 
@@ -93,6 +100,11 @@ class Child:
         """Whether it still runs, as far as the loop has been told."""
         return not self.ended.done()
 
+    def kill_starting(self) -> None:
+        """SIGKILL, while it may be forking: see the function of that name."""
+        if self.alive:
+            kill_starting(self.pid, self._pidfd)
+
     def kill(self) -> None:
         """SIGKILL, to this very process."""
         if self.alive:
@@ -102,6 +114,26 @@ class Child:
         """Wait for the end; False when it did not come in time."""
         done, _ = await asyncio.wait([self.ended], timeout=timeout_sec)
         return bool(done)
+
+
+def kill_starting(pid: int, pidfd: int) -> None:
+    """SIGKILL a process that may be about to fork, and what it has forked. Blocks for some milliseconds at most.
+
+    bubblewrap's child asks to die with its parent some time after the fork: a parent that is killed before leaves a box
+    behind that nobody knows. So the parent is stopped first; then its children are known, and go before it does.
+    """
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+    except ProcessLookupError:
+        return
+    deadline = time.monotonic() + _STOP_SEC
+    while (state := state_of(pid)) not in ("T", "t", "") and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    for child in children_of(pid) if state else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)  # its parent is stopped: the number cannot have become another's
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 async def start(argv: Sequence[str], pass_fds: tuple[int, ...], stderr: int) -> Child:
@@ -120,7 +152,7 @@ async def start(argv: Sequence[str], pass_fds: tuple[int, ...], stderr: int) -> 
             wait([future])
             if future.exception() is None:
                 process = future.result()
-                process.kill()
+                kill_starting(process.pid, os.pidfd_open(process.pid))
                 process.wait()
         raise
     return Child(process)

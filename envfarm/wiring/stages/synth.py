@@ -13,11 +13,13 @@ from envfarm_builders.synth.choose import Chooser, Proposal, python_sources
 from envfarm_builders.synth.edits import Edit
 from envfarm_builders.synth.gate import GateLimits, GateOutcome, judge, mutated_files, refuse_copied_source
 from envfarm_builders.synth.operators import Operator
-from envfarm_builders.synth.task import Origin, draft_mutant
+from envfarm_builders.synth.task import Origin, draft_mutant, still_shown
 
 from envfarm.core.archive import pack, unpack
 from envfarm.core.environment import Environment, TestCommand
 from envfarm.core.errors import BuilderError
+from envfarm.core.task import Task
+from envfarm.core.verdict import Transition, Validation
 from envfarm.core.work import Lease
 from envfarm.farm.stage import Completed
 from envfarm.store import Transaction, queries
@@ -29,7 +31,7 @@ TRIES = 5
 
 
 class SynthStage(RunStage):
-    """What both stages read."""
+    """What the stages around mutants share."""
 
     def origin(self, ref: str, commit: str) -> Origin:
         """The healthy revision."""
@@ -47,6 +49,17 @@ class SynthStage(RunStage):
     def command(self, environment: Environment) -> TestCommand:
         """How the revision's tests are run."""
         return self.app.command(self.recipe(environment.recipe_digest))
+
+    def hide_failing(self, payload: dict[str, Any], task: Task, validation: Validation) -> Task:
+        """The mutant without the tests that only the whole suite has shown to tell of it. The graded states stay what
+        they were: tests move from the tree to the trusted side. Raises ``BuilderError`` where that cannot be done."""
+        failing = validation.tests(Transition.f2p)
+        shown = {*task.statement.shown_tests, *still_shown(unpack(self.app.blobs.get(task.tree)), failing)}
+        if len(shown) <= 1:
+            return task
+        origin = self.origin(payload["ref"], payload["commit"])
+        proposal, report = from_json(payload["proposal"], origin), validation.before[0]
+        return draft_mutant(origin, proposal, report, self.app.blobs, created_at=task.created_at, failing=failing)
 
 
 class ProposeStage(SynthStage):
@@ -111,7 +124,10 @@ class MutateStage(SynthStage):
             )
         except BuilderError as error:  # the boundary of one mutant: its tests cannot be taken out of the tree
             return rejected("cannot_hide", error.message, cpu_sec=report.cpu_sec)
-        following = {"environment": environment.digest, "recipe": environment.recipe_digest}
+        following = {
+            "environment": environment.digest, "recipe": environment.recipe_digest,
+            **{name: payload[name] for name in ("ref", "commit", "proposal")},
+        }  # fmt: skip
 
         def write(tx: Transaction) -> None:
             tx.put_task(self.run_name, task, "draft")
