@@ -12,24 +12,27 @@ from .patches import binary_sources, source_diff, touched
 from .split import TEST_SIDE, PathKind, classify, is_test_module, source_paths, within
 from .statement import statement_text
 
+_DOCUMENTS = frozenset({PathKind.docs, PathKind.changelog})
+_EXAMPLES = (".rst", ".md", ".txt")
+"""What doctest collects beside modules."""
+
 
 def draft(repository: Repository, candidate: Candidate, blobs: BlobStore) -> Task:
     """Write the candidate's blobs and return the task, its environment and test lists still empty.
 
     The tree is the base's, with its own tests. ``tests`` holds, as of the fix, the test-side files that it touches and
-    every runner configuration, and the product's binary files that it touches. The gold patch holds the product's text
-    files only, each within ``source_paths``.
+    every runner configuration, its documents (their examples may be tests), and the product's binary files that it
+    touches. The gold patch holds the product's text files only, each within ``source_paths``.
     """
     fixed = unpack(repository.tree(candidate.fix_commit))
     roots = source_roots(repository, candidate)
     kinds = {change.path: classify(change.path, roots) for change in candidate.changes}
     test_side = {path for path, kind in kinds.items() if kind in TEST_SIDE} | binary_sources(candidate)
+    laid = test_side | {path for path, kind in kinds.items() if kind in _DOCUMENTS and path.endswith(_EXAMPLES)}
     trusted = {
-        path: file
-        for path, file in fixed.items()
-        if path in test_side or classify(path, roots) is PathKind.runner_config
+        path: file for path, file in fixed.items() if path in laid or classify(path, roots) is PathKind.runner_config
     }
-    removed = {change.path for change in candidate.changes if change.path in test_side and change.status == "D"}
+    removed = {change.path for change in candidate.changes if change.path in laid and change.status == "D"}
     removed |= {
         change.old_path
         for change in candidate.changes

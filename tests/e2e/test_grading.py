@@ -14,7 +14,7 @@ from envfarm.core.environment import Environment, Layer, TestCommand
 from envfarm.core.verdict import Outcome
 
 from .grading_fixtures import COMMAND, FAIL_TO_PASS, PASS_TO_PASS, Grading, grading, world
-from .grading_world import BROKEN, FIXED, GOLD, TREE, diff, submission, tar
+from .grading_world import BROKEN, FIXED, GOLD, TESTS, TREE, diff, submission, tar
 
 __all__ = ["grading", "world"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -167,6 +167,21 @@ async def test_a_task_whose_gold_fails_cannot_be_graded(grading: Grading):
     task = grading.with_tests(task, FAIL_TO_PASS)
     verdict = await grade(grading, GOLD, task)
     assert (verdict.outcome, verdict.reason) == (Outcome.unscorable, "suite_crash")
+
+
+async def test_a_test_that_does_not_bear_its_own_repetition_gets_no_twins(grading: Grading):
+    # the first of them to run leaves something behind that the others stumble over
+    once = (
+        "import clock\nfrom clock import parse\n\n"
+        "def test_once():\n    assert not hasattr(clock, 'been')\n    clock.been = True\n"
+        "    assert parse('1m 1s').seconds == 61\n"
+    )
+    task = grading.world.task(tests={**TESTS, "tests/test_once.py": once}, id="toy__clock-5")
+    task = grading.with_tests(task, (*FAIL_TO_PASS, "tests/test_once.py::test_once"), PASS_TO_PASS)
+    calibration = await grading.grader.calibrate(task, grading.world.environment)
+    assert calibration.sites and "tests/test_once.py::test_once" not in calibration.sites
+    for number in range(4):
+        assert (await grade(grading, GOLD + "\n" * number, task)).outcome is Outcome.passed
 
 
 async def test_removed_tests_are_gone_and_hidden_ones_replace_what_lies_there(grading: Grading):

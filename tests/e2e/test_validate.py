@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from envfarm_verifiers.validate import finalize, validate
+from envfarm_verifiers.validate import SharedState, finalize, validate
 
 from envfarm.core.errors import VerifierError
 from envfarm.core.verdict import InvalidReason, Transition
@@ -108,6 +110,34 @@ async def test_a_test_that_differs_between_runs_is_listed_and_left_out(grading: 
 async def test_many_such_tests_make_the_task_unfit(grading: Grading):
     validation = await check(grading, grading.world.task(tests=with_files(test_lucky=LUCKY.format(12))), repeats=3)
     assert validation.reason is InvalidReason.flaky
+
+
+async def test_tasks_that_end_in_the_same_tree_share_its_runs(grading: Grading):
+    shared = SharedState()
+    first = await check(grading, grading.world.task(), after=shared)
+    second = await check(grading, grading.world.task(), after=shared, gate=False)
+    assert first.valid and second.valid and first.transitions == second.transitions
+    assert second.after == first.after and second.before != first.before
+    # what was run for another is not counted again
+    assert second.cpu_sec == pytest.approx(sum(run.cpu_sec for run in (*second.base, *second.before)))
+
+
+async def test_a_shared_run_that_raises_is_tried_again(grading: Grading):
+    shared = SharedState()
+    stranger = grading.world.task(gold=grading.world.task().statement.text)
+    refused = await check(grading, stranger, after=shared, gate=False)
+    assert refused.reason is InvalidReason.patch_does_not_apply
+    assert (await check(grading, grading.world.task(), after=shared)).valid
+
+
+async def test_old_code_that_hangs_in_a_new_test_is_not_waited_for(grading: Grading, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("envfarm_verifiers.validate.MIN_PATIENCE_SEC", 4.0)
+    monkeypatch.setattr("envfarm_verifiers.validate.PATIENCE", 1.0)
+    endless = "from clock import parse\n\ndef test_e():\n    while parse('1s 1s').seconds != 2: pass\n"
+    started = time.monotonic()
+    validation = await check(grading, grading.world.task(tests=with_files(test_endless=endless)))
+    assert validation.reason is InvalidReason.suite_timeout and "'base + tests'" in validation.detail
+    assert time.monotonic() - started < COMMAND.timeout_sec
 
 
 async def test_a_synth_task_whose_tests_are_hidden_from_the_tree(grading: Grading):

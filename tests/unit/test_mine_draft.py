@@ -27,6 +27,7 @@ _BASE: dict[str, str | bytes | None] = {
     "conftest.py": "",
     "pyproject.toml": "[project]\nname = 'pkg'\n",
     "CHANGES.md": "# Changes\n",
+    "docs/manual.rst": ">>> 1\n1\n",
 }
 _FIX: dict[str, str | bytes | None] = {
     "src/pkg/__init__.py": "X = 2\n",
@@ -40,6 +41,7 @@ _FIX: dict[str, str | bytes | None] = {
     "pyproject.toml": "[project]\nname = 'pkg'\n[tool.pytest.ini_options]\naddopts = '-q'\n",
     "CHANGES.md": "# Changes\n\n- `X` is two, as the manual has always said (#12).\n",
     "setup.py": "",
+    "docs/manual.rst": ">>> 2\n2\n",
 }
 
 
@@ -61,7 +63,7 @@ def test_the_parts_of_a_draft(tmp_path: Path) -> None:
     }
     assert set(tests) == {
         "src/pkg/tests/test_inner.py", "tests/test_x.py", "tests/data/new.txt", "conftest.py", "pyproject.toml",
-        "src/pkg/icon.png",
+        "src/pkg/icon.png", "docs/manual.rst", "CHANGES.md",
     }  # fmt: skip
     # no text patch can hold it, so it comes trusted and the gold patch stays one that a subject could hand in
     assert tests["src/pkg/icon.png"].data == _FIX["src/pkg/icon.png"]
@@ -93,6 +95,7 @@ def test_the_gold_patch_turns_the_product_and_nothing_else_into_the_fixed_one(tm
     assert not (work / "src/pkg/gone.py").exists() and (work / "src/other/__init__.py").exists()
     assert b"test_" not in blobs[task.gold_patch] and b"setup.py" not in blobs[task.gold_patch]
     assert b"test_x" in blobs[task.test_patch] and b"src/pkg/__init__" not in blobs[task.test_patch]
+    assert b"manual" not in blobs[task.test_patch] + blobs[task.gold_patch]
     repository.close()
 
 

@@ -136,6 +136,12 @@ def test_what_cannot_be_hidden_is_refused(source: str, function: tuple[str, ...]
         hide_tests(source, [function])
 
 
+def test_a_string_that_ends_like_a_comment_is_none() -> None:
+    first = "def test_0():\n    assert 0 == '''\n\n# é'''\n"
+    assert hide_tests(first + "# why\ndef test_1(): pass\n", [("test_1",)]) == first
+    assert hide_tests(first + "def test_1(): pass\n", [("test_1",)]) == first
+
+
 @given(st.data())
 def test_any_choice_of_tests_can_be_hidden(data: st.DataObject) -> None:
     """Files of functions and classes in random order: what is hidden is gone, the rest is byte for byte there."""

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from envfarm_verifiers import perturb
-from envfarm_verifiers.canaries import Kind
+from envfarm_verifiers.canaries import Kind, word_source
 from envfarm_verifiers.planting import (
     ITEM_BUDGET,
     MAX_TWINS,
@@ -110,6 +110,14 @@ def test_any_constant_can_be_perturbed(value, seed):
 
 def test_nothing_but_a_constant_is_perturbed():
     assert perturb.constant("f'{x}'", Random(1)) is None and perturb.constant("name", Random(1)) is None
+
+
+def test_no_fresh_name_becomes_a_test_that_is_there():
+    taken = {"test_schema_infer", "test_infer_schema", "schema", "infer"}
+    for seed in range(300):
+        fresh = word_source(taken, Random(seed))
+        names = [fresh() for _ in range(20)]
+        assert len(set(names)) == 20 and not {"test_" + name for name in names} & taken
 
 
 @pytest.mark.parametrize("seed", range(30))

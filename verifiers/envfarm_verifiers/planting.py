@@ -66,6 +66,8 @@ class Plan:
     kinds: Sequence[Kind]
     twins: Mapping[str, int] | None = None
     """Function -> its number of twins; one for each of its sites when None."""
+    bearer_last: bool | None = None
+    """Where a test stands among its twins: after all of them, before them, or by lot when None."""
 
 
 def function_of(test: str) -> str:
@@ -140,7 +142,7 @@ def plant(files: Mapping[str, bytes], plan: Plan, canary_paths: Sequence[str], r
         module = read_module(files[path]) if path in files else None
         if module is None:
             continue
-        planter = _Planter(path, module, rng)
+        planter = _Planter(path, module, rng, plan.bearer_last)
         for qualname in wanted.get(path, []):
             name = f"{path}::{qualname}"
             planter.twin(
@@ -160,8 +162,8 @@ def plant(files: Mapping[str, bytes], plan: Plan, canary_paths: Sequence[str], r
 class _Planter:
     """Edits of one file."""
 
-    def __init__(self, path: str, module: Module, rng: Random) -> None:
-        self._path, self._module, self._rng = path, module, rng
+    def __init__(self, path: str, module: Module, rng: Random, bearer_last: bool | None) -> None:
+        self._path, self._module, self._rng, self._bearer_last = path, module, rng, bearer_last
         self._fresh = word_source(module.names, rng)
         self._edits: list[tuple[int, int, bytes]] = []
         self.groups: list[Group] = []
@@ -187,7 +189,10 @@ class _Planter:
             (name, self._copy(function, name, site, text)) for name, (site, text) in zip(names[1:], chosen, strict=True)
         ]
         texts = [text for _, text in members]
-        self._rng.shuffle(texts)
+        if self._bearer_last is None:
+            self._rng.shuffle(texts)
+        elif self._bearer_last:
+            texts.append(texts.pop(0))
         self._edits.append((function.start, function.end, b"\n\n".join(texts)))
         prefix = function.qualname[: len(function.qualname) - len(function.name)]
         self.groups.append(

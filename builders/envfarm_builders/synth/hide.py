@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -25,11 +27,12 @@ def hide_tests(source: str, functions: Sequence[tuple[str, ...]]) -> str:
             raise _refused(f"'{'::'.join(names)}' is not written in it")
         doomed |= set(found)
     lines = source.split("\n")
+    comments = _comment_lines(source)
     for block in list(_blocks(tree)):
         gone = [node for node in block if isinstance(node, Definition) and node in doomed]
         for node in gone:
             filler = " " * node.col_offset + "pass" if len(gone) == len(block) and node is gone[0] else None
-            _blank(lines, node, filler)
+            _blank(lines, comments, node, filler)
     kept = "\n".join(line for line in lines if line is not _GONE)
     remaining = parse_tests(kept)
     if any(definitions(remaining, names) for names in functions):
@@ -40,14 +43,20 @@ def hide_tests(source: str, functions: Sequence[tuple[str, ...]]) -> str:
 _GONE = "\0gone"
 
 
-def _blank(lines: list[str], node: Definition, filler: str | None) -> None:
+def _comment_lines(source: str) -> set[int]:
+    """Lines, from 0, that hold a comment: one in a string only looks like it."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0] - 1 for token in tokens if token.type == tokenize.COMMENT}
+
+
+def _blank(lines: list[str], comments: set[int], node: Definition, filler: str | None) -> None:
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
     last = (node.end_lineno or node.lineno) - 1
     tail = lines[last].encode()[node.end_col_offset or 0 :].strip()
     if lines[first][: node.col_offset].strip() or (tail and not tail.startswith(b"#")):
         raise _refused(f"'{node.name}' shares a line with something else")
     indent = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
-    while first > 0 and lines[first - 1].startswith(indent + "#"):
+    while first - 1 in comments and lines[first - 1].startswith(indent + "#"):
         first -= 1
     for number in range(first, last + 1):
         lines[number] = _GONE

@@ -121,7 +121,8 @@ def state_of(pid: int) -> str:
 
 def children_of(pid: int) -> list[int]:
     """Pids of the living children."""
-    return [other for other in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(other) == pid]
+    numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    return [other for other in numbers if parent_of(other) == pid]
 
 
 def _stat(pid: int) -> list[bytes]:
