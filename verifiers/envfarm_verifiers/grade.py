@@ -162,7 +162,8 @@ class PytestGrader:
         extra = [kind for kind in calibration.kinds if kind is not Kind.passes]
         kinds = [*calibration.kinds, *(self._rng.sample(extra, min(2, len(extra))))]
         sites = {name: tuple(keys) for name, keys in calibration.sites.items()}
-        planting = plant(trusted.sources, Plan(sites, kinds, counts), calibration.canary_paths, self._rng)
+        plan = Plan(sites, kinds, counts)
+        planting = await asyncio.to_thread(plant, trusted.sources, plan, calibration.canary_paths, self._rng)
         try:
             return planting, await self._attempt(task, environment, trusted, planting, guarded.patch, limit_sec)
         except (ProviderError, SandboxError) as error:
@@ -207,7 +208,7 @@ class PytestGrader:
         for round_number in range(MAX_ROUNDS + 2):
             if round_number == MAX_ROUNDS:
                 calibrator.strip()
-            planting = plant(trusted.sources, calibrator.plan, calibrator.paths, self._rng)
+            planting = await asyncio.to_thread(plant, trusted.sources, calibrator.plan, calibrator.paths, self._rng)
             calibrator.observe(planting, await self._attempt(task, environment, trusted, planting, trusted.gold))
             if calibrator.done:
                 return calibrator.result(task.digest, self.version)

@@ -7,6 +7,7 @@ nor the form of an assertion says which of them counts.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -151,12 +152,22 @@ def plant(files: Mapping[str, bytes], plan: Plan, canary_paths: Sequence[str], r
         for kind in kinds.get(path, []):
             planter.canary(kind)
         source = planter.source()
-        if read_module(source) is None:
+        if not _is_python(source):
             continue
         changed[path] = source
         groups += planter.groups
         canaries += planter.canaries
     return Planting(changed, tuple(groups), tuple(canaries))
+
+
+def _is_python(source: bytes) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            compile(source, "planted", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return True
 
 
 class _Planter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from . import perturb
@@ -74,8 +75,9 @@ class Module:
     names: set[str] = field(default_factory=set)
 
 
+@lru_cache(maxsize=64)
 def read_module(source: bytes) -> Module | None:
-    """None for a file that is no plain UTF-8 Python."""
+    """None for a file that is no plain UTF-8 Python. The same module for the same source: it is for reading only."""
     try:
         text = source.decode("utf-8")
         tree = ast.parse(source)

@@ -7,6 +7,7 @@ import io
 import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from envfarm.core.errors import BuilderError, Reason
 
@@ -116,8 +117,10 @@ def _own_blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
             yield handler.body
 
 
+@lru_cache(maxsize=64)
 def parse_tests(source: str) -> ast.Module:
-    """A test file's syntax tree. Raises ``BuilderError`` for what is not Python."""
+    """A test file's syntax tree, the same one for the same source: it is for reading only. Raises ``BuilderError`` for
+    what is not Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
