@@ -165,7 +165,7 @@ def measure(store: Store, args: argparse.Namespace, folder: Path) -> dict[str, f
     put_candidates = lambda tx, batch: tx.put_candidates("bench", batch)  # noqa: E731
     figures["candidates_per_sec"] = n / put_all(store, candidates(n), put_candidates, 10_000)
     say(f"{count:,} tasks")
-    put_tasks = lambda tx, batch: [tx.put_task("bench", task, "valid") for task in batch]  # noqa: E731
+    put_tasks = lambda tx, batch: tx.put_tasks("bench", [(task, "valid") for task in batch])  # noqa: E731
     figures["tasks_per_sec"] = count / put_all(store, tasks(count), put_tasks, 1000)
     say(f"{n:,} items queued")
     seconds = 0.0

@@ -1,7 +1,7 @@
 """Trees as values: a deterministic tar from a mapping of paths to files, and the safe way back.
 
 Only what a source tree holds passes: regular files and links that stay inside. Folders are implied by paths (empty
-ones are lost), owners and times are dropped, so that equal trees are equal bytes.
+ones are lost), owners are dropped and times are one and the same, so that equal trees are equal bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .errors import EnvfarmError, Reason
+
+_EPOCH_SEC = 946_684_800
+"""Every file's time: 2000-01-01 UTC. Zip archives, which a project's tests may make, know none before 1980."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ def pack(files: Mapping[str, File]) -> bytes:
         for name in sorted(files):
             file = files[name]
             info = tarfile.TarInfo(name)
+            info.mtime = _EPOCH_SEC
             if file.link is not None:
                 info.type, info.linkname, info.mode = tarfile.SYMTYPE, file.link, 0o777
                 tar.addfile(info)

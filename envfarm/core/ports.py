@@ -80,10 +80,11 @@ class IssueSource(Protocol):
 class EnvironmentBuilder(Protocol):
     """Turns a recipe into an environment."""
 
-    async def build(self, recipe: Recipe, tree: bytes, log: Callable[[str], None]) -> Environment:
+    async def build(self, recipe: Recipe, tree: bytes, log: Callable[[str], None], *, repo: str = "") -> Environment:
         """Build, or return the environment already built from an equal recipe.
 
-        ``tree`` is the tar of the source tree the install steps run on. Raises ``BuilderError``.
+        ``tree`` is the tar of the source tree the install steps run on; ``repo`` the repository's short name, whose
+        builds may share downloads. Raises ``BuilderError``.
         """
         ...
 

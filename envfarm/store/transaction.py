@@ -24,6 +24,7 @@ PUBLISHED = "published"
 """The state that :meth:`Transaction.publish` gives a task."""
 
 _CANDIDATES_PER_STATEMENT = 2000
+_TASKS_PER_STATEMENT = 1000
 
 
 def clock(dialect: str) -> sa.ColumnElement[float]:
@@ -85,12 +86,20 @@ class Transaction:
 
     def put_task(self, run: str, task: Task, state: str) -> None:
         """A task and where it stands: a slug of the caller's (``draft``, ``valid``, ...)."""
-        checked(run, task.id, state, task.repo_name)
-        row = {
-            "id": task.id, "run": run, "state": state, "kind": str(task.kind), "repo_name": task.repo_name,
-            "digest": task.digest, "packed": pack(task), "updated_at": time.time(),
-        }  # fmt: skip
-        self._put(tables.tasks, list(row), tuple(row.values()), key=["id", "run"])
+        self.put_tasks(run, [(task, state)])
+
+    def put_tasks(self, run: str, tasks: Iterable[tuple[Task, str]]) -> None:
+        """Tasks with where they stand, in batches."""
+        now = time.time()
+        columns = ["id", "run", "state", "kind", "repo_name", "digest", "packed", "updated_at"]
+        for batch in batches(tasks, _TASKS_PER_STATEMENT):
+            for task, state in batch:
+                checked(run, task.id, state, task.repo_name)
+            rows = [
+                (task.id, run, state, str(task.kind), task.repo_name, task.digest, pack(task), now)
+                for task, state in batch
+            ]
+            upsert(self.connection, tables.tasks, columns, rows, key=["id", "run"], update=columns[2:])
 
     def publish(self, run: str, task_id: str) -> None:
         """Mark a task as published. Raises ``StoreError`` (internal) if the run has no such task."""

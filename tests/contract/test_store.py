@@ -105,6 +105,18 @@ def test_a_changed_noun_replaces_the_one_before(store: Store) -> None:
     assert queries.environment_for_recipe(store, recipe().digest) == newer
 
 
+def test_many_tasks_at_once_are_put_as_one_by_one(store: Store) -> None:
+    many = [(task(str(number), repo_name="jinja2"), "draft") for number in range(1500)]
+    with store.begin() as tx:
+        tx.put_tasks("r", many)
+        tx.put_tasks("r", [(task("7", repo_name="jinja2", pass_to_pass=("t",)), "valid")])
+        tx.put_tasks("r", [])
+    rows = queries.tasks(store, "r", limit=10_000)
+    assert {row.task.id: row.state for row in rows} == {
+        each.id: "valid" if each.id == task("7").id else state for each, state in many
+    }
+
+
 def test_a_transaction_that_raises_writes_nothing(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.begin() as tx:
         tx.put_run("r", "build", {})

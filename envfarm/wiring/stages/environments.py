@@ -35,8 +35,8 @@ class EnvironmentStage(RunStage):
         self._failed: dict[str, BuilderError] = {}
         self._interpreters = discover()
 
-    async def environment_of(self, recipe: Recipe, tree: bytes) -> tuple[Environment, str]:
-        """The environment of a recipe and the build's log. Raises ``BuilderError``."""
+    async def environment_of(self, recipe: Recipe, tree: bytes, repo: str) -> tuple[Environment, str]:
+        """The environment of a recipe and the build's log; ``repo`` is a short name. Raises ``BuilderError``."""
         async with self._building[recipe.digest]:
             if failure := self._failed.get(recipe.digest):
                 raise failure
@@ -45,7 +45,7 @@ class EnvironmentStage(RunStage):
                 return found, ""
             log: list[str] = []
             try:
-                built = await self.app.builder.build(recipe, tree, log.append)
+                built = await self.app.builder.build(recipe, tree, log.append, repo=repo)
             except BuilderError as error:
                 if not error.retryable:
                     self._failed[recipe.digest] = error
@@ -78,7 +78,7 @@ class BaseStage(EnvironmentStage):
         """All three rungs of environment success; then mutants, if the plan wants any."""
         ref = lease.work.payload["ref"]
         commit, recipe, tree = await asyncio.to_thread(self._recipe, ref)
-        environment, log = await self.environment_of(recipe, tree)
+        environment, log = await self.environment_of(recipe, tree, lease.work.repo)
         report = await self.app.runner.run(environment, self.app.command(recipe), [tree])
         log = await asyncio.to_thread(self.put_log, f"{log}\n\n{report.log_tail}")
         reason, detail = judge(report)
@@ -113,7 +113,7 @@ class BuildStage(EnvironmentStage):
     async def run(self, lease: Lease) -> Completed:
         """Build or share; queue the task for validation."""
         recipe, tree = await asyncio.to_thread(self._recipe, lease.work.key)
-        environment, log = await self.environment_of(recipe, tree)
+        environment, log = await self.environment_of(recipe, tree, lease.work.repo)
         payload = {"environment": environment.digest, "recipe": recipe.digest}
         return done(
             self.next_work(lease, "validate", lease.work.key, payload),
