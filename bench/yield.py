@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     home = options.home or Path(tempfile.mkdtemp(prefix="envfarm-yield-", dir="/var/tmp"))
+    home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o755)
     figures = asyncio.run(measure(options, home))
     if options.json:
