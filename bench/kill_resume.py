@@ -1,6 +1,6 @@
 """Kills ``envfarm build`` at seeded failpoints and resumes it, again and again: nothing lost, nothing twice.
 
-    python bench/kill_resume.py --kills 300 [--seed 0] [--json]
+    python bench/kill_resume.py --kills 300 [--seed 0] [--minutes 60] [--json]
 
 Each round builds the same small history under a new run name: a process is started with ``--resume``, killed by SIGKILL
 at the N-th hit of a failpoint (both drawn from the seed; failpoints stand at every store write, blob, environment and
@@ -96,12 +96,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600.0, help="begin no round after this time")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="envfarm-kill-", dir="/var/tmp"))
     folder.chmod(0o755)
     try:
-        figures = measure(folder, options.kills, random.Random(options.seed), quiet=options.json)
+        figures = measure(folder, options.kills, random.Random(options.seed), options.minutes, quiet=options.json)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(figures, indent=2))
@@ -109,8 +110,8 @@ def main() -> int:
     return 1 if bad or figures["lost_units_per_kill_max"] > 1 else 0
 
 
-def measure(folder: Path, kills: int, rng: random.Random, *, quiet: bool) -> dict[str, Any]:
-    """Rounds until ``kills`` processes were killed."""
+def measure(folder: Path, kills: int, rng: random.Random, minutes: float, *, quiet: bool) -> dict[str, Any]:
+    """Rounds until ``kills`` processes were killed, or the time is over."""
     started = time.monotonic()
     home, repo = folder / "home", write_history(folder / "money")
     log = folder / "hits"
@@ -125,7 +126,7 @@ def measure(folder: Path, kills: int, rng: random.Random, *, quiet: bool) -> dic
     lost = duplicated = different = 0
     struck: Counter[str] = Counter()
     redone_total = 0
-    while done < kills:
+    while done < kills and time.monotonic() - started < 60 * minutes:
         rounds += 1
         run = f"round{rounds}"
         if rounds % 3 == 0:

@@ -181,6 +181,10 @@ def test_tox_dependencies_extras_variables_and_versions():
             deps =
                 -r{toxinidir}/requirements/tests.txt
                 py39: backport
+                lowest: flask==0.1
+                django{42,main}-min,oldest: ancient
+                !lowest: modern
+                py39,devel: either
                 flask
                 {[base]deps}
             extras = tests
@@ -198,7 +202,7 @@ def test_tox_dependencies_extras_variables_and_versions():
         )
     )
     assert found.matrix == {"3.9", "3.10", "3.11", "3.12"}
-    assert texts(found) == {"trio", "backport", "flask"}
+    assert texts(found) == {"trio", "backport", "modern", "either", "flask"}
     assert set(found.extras) == {"tests"}
     assert found.env == {"THING_MODE": "test"}
     assert found.pytest_args == ("-m", "not slow")

@@ -13,6 +13,8 @@ from .setup_cfg import lines, parse_ini
 from .shell import pip_install, pytest_arguments, pytest_call, want_install, words
 
 _FACTOR = re.compile(r"^!?[\w.{},!-]+:\s+")
+_EXTREME = re.compile(r".*(lowest|oldest|min(imum|imal|deps|vers?)?|dev(el)?|main|master|nightly|trunk|edge)")
+"""Factors of runs against the oldest or an unreleased version of something: none of them is the usual run."""
 
 
 def read_tox(files: Files, findings: Findings) -> None:
@@ -38,7 +40,7 @@ def _read_ini(files: Files, config: configparser.RawConfigParser, findings: Find
         table = config[section]
         weight = Weight.test if section == "testenv" else Weight.developer
         where = f"{source} [{section}]"
-        for row in lines(table.get("deps")):
+        for row in filter(_is_usual, lines(table.get("deps"))):
             _read_dependency(files, _FACTOR.sub("", row), findings, weight, where)
         for extra in re.split(r"[\s,]+", table.get("extras") or ""):
             if extra and re.fullmatch(r"[\w.-]+", extra):
@@ -49,6 +51,18 @@ def _read_ini(files: Files, config: configparser.RawConfigParser, findings: Find
                 _set_variable(findings, key.strip(), value.strip())
         commands = (table.get("commands") or "").replace("\\\n", " ")
         _read_commands(lines(commands), findings, section == "testenv")
+
+
+def _is_usual(row: str) -> bool:
+    """Whether a row counts in the usual run: it has no condition, or one that does not ask for an extreme factor."""
+    condition = _FACTOR.match(row)
+    if condition is None:
+        return True
+    alternatives = re.split(r",(?![^{]*\})", condition[0].rstrip().rstrip(":"))
+    return any(
+        not any(_EXTREME.fullmatch(factor) for factor in re.split(r"[-{},]", each) if factor[:1] != "!")
+        for each in alternatives
+    )
 
 
 def _read_dependency(files: Files, row: str, findings: Findings, weight: Weight, where: str) -> None:
