@@ -208,6 +208,20 @@ def test_tox_dependencies_extras_variables_and_versions():
     assert found.pytest_args == ("-m", "not slow")
 
 
+def test_the_first_pytest_call_of_tox_is_the_suite():
+    found = find(
+        tree(
+            tox_DOT_ini="""
+            [testenv]
+            commands =
+                tests: pytest {posargs:-n auto}
+                mypy: pytest -k test_mypy
+            """
+        )
+    )
+    assert found.pytest_args == ()
+
+
 def test_nox_reads_test_sessions_only():
     found = find(
         tree(

@@ -79,10 +79,13 @@ def _read_dependency(files: Files, row: str, findings: Findings, weight: Weight,
 
 
 def _read_commands(rows: list[str], findings: Findings, main: bool) -> None:
-    for row in rows:
+    for row in filter(_is_usual, rows):
         arguments = pytest_call(words(_FACTOR.sub("", row).replace("{posargs}", "").replace("{envpython}", "python")))
-        if arguments is not None and main and not findings.pytest_args:
-            findings.pytest_args = pytest_arguments(arguments)
+        if arguments is not None:
+            # The first call is the suite, even where it has no arguments; later ones are of special factors.
+            if main and not findings.pytest_args:
+                findings.pytest_args = pytest_arguments(arguments)
+            return
 
 
 def _read_native(files: Files, tables: dict[str, Any], findings: Findings) -> None:
