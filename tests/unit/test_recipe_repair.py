@@ -100,6 +100,17 @@ def test_a_conflict_drops_the_least_sure_requirement_first():
     assert mended is not None and mended.dropped == {"unsure"}
 
 
+def test_the_runner_that_the_interpreter_needs_wins_over_the_projects_ceiling():
+    output = (
+        "error: No solution found when resolving dependencies\n  cause: Because all versions of foo[tests] depend on "
+        "pytest>=6.0.0,<7.0.0 and you require foo[tests], we can conclude that you require pytest>=6.0.0,<7.0.0.\n"
+        "         And because you require pytest>=8.0, we can conclude that your requirements are unsatisfiable."
+    )
+    start = START.noting("x", unlocked=True)
+    mended = repair(recipe("foo[tests]", "pytest>=8.0"), start, Failure("install", "dependencies", output))
+    assert mended is not None and mended.overrides == ("pytest>=8.0",) and not mended.dropped
+
+
 def test_adjusted_steps_follow_the_adjustments():
     changed = START.noting(
         "n", mode=InstallMode.regular, dropped=frozenset({"foo"}), added=("bar<2",), unlocked=True, uncapped=True,
