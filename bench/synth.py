@@ -35,7 +35,7 @@ from envfarm_builders.synth.baseline import BaselineCache
 from envfarm_builders.synth.choose import Proposal
 from envfarm_builders.synth.gate import GateLimits, GateOutcome, propose_and_gate
 from envfarm_builders.synth.operators import Operator
-from envfarm_builders.synth.task import Origin, draft_mutant, still_shown
+from envfarm_builders.synth.task import Origin, all_shown, draft_mutant
 from envfarm_verifiers.runner import PytestRunner
 from envfarm_verifiers.validate import finalize, validate
 
@@ -179,7 +179,7 @@ class Bench:
             outcome.invalid[str(validation.reason)] += 1
             return None
         failing = validation.tests(Transition.f2p)
-        if len(still_shown(unpack(self._blobs.get(task.tree)), failing)) > 1:
+        if len(all_shown(task, failing, self._blobs)) > 1:
             # The whole suite knew more failing tests than those that reach the line. Graded states stay what they
             # were: only more tests move from the tree to the trusted side.
             outcome.redrafted += 1
@@ -189,8 +189,7 @@ class Bench:
                 outcome.undraftable.append(str(error))
                 return None
         task = finalize(task, environment, validation)
-        left = still_shown(unpack(self._blobs.get(task.tree)), task.fail_to_pass)
-        shown = set(task.statement.shown_tests) | set(left)
+        shown = all_shown(task, task.fail_to_pass, self._blobs)
         if len(task.fail_to_pass) < MIN_F2P or len(shown) > 1:
             raise BuilderError(f"Task {task.id} shows {len(shown)} tests.", reason=Reason.usage, phase="bench")
         return task

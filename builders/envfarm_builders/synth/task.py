@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from envfarm.core.archive import File, pack
+from envfarm.core.archive import File, pack, unpack
 from envfarm.core.base import digest_bytes, digest_json, short
 from envfarm.core.diff import git_diff
 from envfarm.core.errors import BuilderError, Reason
@@ -98,6 +98,12 @@ def draft_mutant(
             mutated=edit.mutated,
         ),
     )
+
+
+def all_shown(task: Task, failing: Sequence[str], blobs: BlobStore) -> set[str]:
+    """Of the tests that tell of the bug, those that a mutant shows, by its statement or in its tree. More than one
+    means that ``failing`` has tests which its gate had not seen: draft it again with them."""
+    return {*task.statement.shown_tests, *still_shown(unpack(blobs.get(task.tree)), failing)}
 
 
 def still_shown(tree: Mapping[str, File], failing: Sequence[str]) -> tuple[str, ...]:

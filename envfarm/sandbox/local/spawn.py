@@ -103,7 +103,7 @@ class Child:
     def kill_starting(self) -> None:
         """SIGKILL, while it may be forking: see the function of that name."""
         if self.alive:
-            kill_starting(self.pid, self._pidfd)
+            kill_starting(self.pid)
 
     def kill(self) -> None:
         """SIGKILL, to this very process."""
@@ -116,24 +116,21 @@ class Child:
         return bool(done)
 
 
-def kill_starting(pid: int, pidfd: int) -> None:
-    """SIGKILL a process that may be about to fork, and what it has forked. Blocks for some milliseconds at most.
+def kill_starting(pid: int) -> None:
+    """SIGKILL a child of ours, not yet waited for, that may be about to fork, and what it has forked. Blocks for some
+    milliseconds at most.
 
     bubblewrap's child asks to die with its parent some time after the fork: a parent that is killed before leaves a box
     behind that nobody knows. So the parent is stopped first; then its children are known, and go before it does.
     """
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
-    except ProcessLookupError:
-        return
+    os.kill(pid, signal.SIGSTOP)  # nobody has waited for it: the number is still its own, even if it has ended
     deadline = time.monotonic() + _STOP_SEC
     while (state := state_of(pid)) not in ("T", "t", "") and time.monotonic() < deadline:
         time.sleep(0.0005)
     for child in children_of(pid) if state else ():
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)  # its parent is stopped: the number cannot have become another's
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
 
 
 async def start(argv: Sequence[str], pass_fds: tuple[int, ...], stderr: int) -> Child:
@@ -152,7 +149,7 @@ async def start(argv: Sequence[str], pass_fds: tuple[int, ...], stderr: int) -> 
             wait([future])
             if future.exception() is None:
                 process = future.result()
-                kill_starting(process.pid, os.pidfd_open(process.pid))
+                kill_starting(process.pid)
                 process.wait()
         raise
     return Child(process)

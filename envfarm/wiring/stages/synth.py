@@ -13,7 +13,7 @@ from envfarm_builders.synth.choose import Chooser, Proposal, python_sources
 from envfarm_builders.synth.edits import Edit
 from envfarm_builders.synth.gate import GateLimits, GateOutcome, judge, mutated_files, refuse_copied_source
 from envfarm_builders.synth.operators import Operator
-from envfarm_builders.synth.task import Origin, draft_mutant, still_shown
+from envfarm_builders.synth.task import Origin, all_shown, draft_mutant
 
 from envfarm.core.archive import pack, unpack
 from envfarm.core.environment import Environment, TestCommand
@@ -54,8 +54,7 @@ class SynthStage(RunStage):
         """The mutant without the tests that only the whole suite has shown to tell of it. The graded states stay what
         they were: tests move from the tree to the trusted side. Raises ``BuilderError`` where that cannot be done."""
         failing = validation.tests(Transition.f2p)
-        shown = {*task.statement.shown_tests, *still_shown(unpack(self.app.blobs.get(task.tree)), failing)}
-        if len(shown) <= 1:
+        if len(all_shown(task, failing, self.app.blobs)) <= 1:
             return task
         origin = self.origin(payload["ref"], payload["commit"])
         proposal, report = from_json(payload["proposal"], origin), validation.before[0]
