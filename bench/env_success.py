@@ -11,7 +11,8 @@ from the files, before anything is built). Nothing else is ever passed over.
 Rungs, each over the ``n`` packages tried: *installs*; *collects* at least one test; *passes*: at least 85 % of the
 tests that ran (skipped ones did not) pass at base, where a test file that did not collect counts as one failed test.
 A suite that does not end within ``--timeout`` is judged on what finished, if that is 30 tests or more, marked ``~``.
-Boxes have no network: tests that need one fail. No model is asked anything.
+Boxes have no network: tests that need one fail. No model is asked anything. The system tools that many suites call
+(``scripts/system_packages.sh tools``) are installed first where that can be done.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import asyncio
 import hashlib
 import json
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,6 +53,7 @@ RUNGS = ("installs", "collects", "passes")
 BARS = {"installs": 0.95, "collects": 0.90, "passes": 0.85}
 SHARE = 0.85
 LEAST_FINISHED = 30
+TOOLS = Path(__file__).parents[1] / "scripts" / "system_packages.sh"
 RANKING = Path(__file__).parent / "data" / "top_packages.txt"
 
 
@@ -236,6 +239,7 @@ def show(figures: dict, outcomes: list[Outcome]) -> None:
 
 async def main(arguments: argparse.Namespace) -> int:
     """Run the benchmark; 0 when all bars hold."""
+    subprocess.run(["bash", str(TOOLS), "tools"], check=False)
     started = time.monotonic()
     home = Path(arguments.home) if arguments.home else Path(tempfile.mkdtemp(prefix="envfarm-bench-", dir="/var/tmp"))
     home.mkdir(parents=True, exist_ok=True)

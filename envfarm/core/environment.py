@@ -99,8 +99,20 @@ class Environment(Identified):
     """Blob digest of a tar with files the install wrote into the tree (extension modules, version files), or empty."""
     repo_name: str = ""
     install_mode: InstallMode = InstallMode.editable
+    ignored: tuple[str, ...] = ()
+    """Test folders of the tree that cannot be loaded in this environment: its test command leaves them out."""
     size_bytes: int = 0
     build_sec: float = 0.0
     built_at: datetime
     provenance: tuple[str, ...] = ()
     """The recipe's lines, then one for each repair that its build needed. Not part of the identity."""
+
+    def adapted(self, command: TestCommand) -> TestCommand:
+        """``command`` without the folders that this environment cannot load."""
+        if not self.ignored:
+            return command
+        paths = tuple(
+            path for path in command.paths if not any(f"{path}/".startswith(f"{each}/") for each in self.ignored)
+        )
+        args = (*command.args, *(f"--ignore={each}" for each in self.ignored))
+        return command.model_copy(update={"paths": paths, "args": args})

@@ -393,6 +393,35 @@ def test_outside_tests_are_left_out_only_while_others_remain():
     assert outside_tests({"tests/functional/test_b.py": TEST, "tests/test_a.py": TEST}) == ()
 
 
+def test_tests_marked_for_the_outside_world_are_deselected_beside_the_projects_own_choice():
+    files = tree(
+        pytest_DOT_ini="""
+            [pytest]
+            addopts = -ra -m "not slow"
+        """,
+        tests__test_a_DOT_py="""
+            import pytest
+            @pytest.mark.network
+            @pytest.mark.slow
+            def test_it():
+                pass
+        """,
+        tests__test_b_DOT_py="""
+            import pytest
+            pytestmark = [pytest.mark.integration]
+            def test_it():
+                pass
+        """,
+    )
+    expected = ("-m", "(not slow) and not integration and not network")
+    assert find(files).pytest_args == expected
+    files["tests/test_a.py"] = files["tests/test_b.py"]
+    assert find(files).pytest_args == (), "every file is marked: nothing would be left"
+    files["tests/test_a.py"] = b"import pytest\n@pytest.mark.networkx\ndef test_it():\n    pass\n"
+    del files["tests/test_b.py"]
+    assert find(files).pytest_args == ()
+
+
 def test_carries_tests_wants_a_test_function():
     assert carries_tests({"tests/test_a.py": TEST})
     assert carries_tests({"a/test_b.py": b"class TestX(unittest.TestCase):\n"})

@@ -13,6 +13,7 @@ from envfarm_builders.recipes.elf import relocate_library_path
 from envfarm_builders.recipes.generated import LIMIT_BYTES, generated_files
 from envfarm_builders.recipes.interpreters import discover
 from envfarm_builders.recipes.place import MANIFEST, Place
+from envfarm_builders.recipes.uv import place_compiled
 
 from envfarm.core.archive import File
 from envfarm.core.environment import ENV_DIR, TOOLCHAIN_DIR, Environment, Layer
@@ -100,3 +101,29 @@ def test_a_toolchain_works_away_from_its_origin_and_has_no_packages(tmp_path: Pa
     assert ran.stdout.splitlines() == [str(folder), f"{TOOLCHAIN_DIR}/lib"]
     assert "No module named 'pip'" in ran.stderr
     assert all(path.stat().st_mode & 0o004 for path in folder.rglob("*") if not path.is_symlink())
+
+
+def test_what_an_install_made_is_placed_where_the_tree_has_the_package(tmp_path: Path):
+    site, repo = tmp_path / "site", tmp_path / "repo"
+    for path in ("thing/__init__.py", "thing/_fast.so", "thing/sub/made.py", "thing.libs/libx-1.so.1", "other.so"):
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text("installed")
+    info = site / "thing-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
+    rows = (
+        "thing/__init__.py",
+        "thing/_fast.so",
+        "thing/sub/made.py",
+        "thing.libs/libx-1.so.1",
+        "other.so",
+        "../../bin/thing",
+    )
+    (info / "RECORD").write_text("".join(f"{row},,\n" for row in rows))
+    (repo / "src" / "thing").mkdir(parents=True)  # its C sources
+    (repo / "thing").mkdir()
+    (repo / "thing" / "__init__.py").write_text("tree")
+    argv = (sys.executable, *place_compiled("thing")[1:])
+    done = subprocess.run(argv, cwd=repo, env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["thing/_fast.so", "thing.libs/libx-1.so.1"]
+    assert (repo / "thing" / "__init__.py").read_text() == "tree" and not list((repo / "src" / "thing").iterdir())

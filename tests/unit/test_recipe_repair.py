@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from envfarm_builders.recipes import uv
 from envfarm_builders.recipes.adjust import Adjustments, adjusted_steps, name_of
@@ -11,16 +13,12 @@ from envfarm_builders.recipes.uv import install, install_project, venv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envfarm.core.environment import InstallMode, Recipe
+from envfarm.core.environment import Environment, InstallMode, Recipe, Step, TestCommand
 
 START = Adjustments(mode=InstallMode.editable)
 
 
 def recipe(*requirements: str) -> Recipe:
-    from datetime import UTC, datetime
-
-    from envfarm.core.environment import Step
-
     cutoff = datetime(2022, 1, 1, tzinfo=UTC)
     argv = install(["thing[test]", "pytest", *requirements], cutoff, "--constraint", uv.CONSTRAINTS, own="thing")
     steps = (
@@ -50,6 +48,12 @@ COLLECT = [
     ("ImportError: cannot import name 'soft_unicode' from 'markupsafe'", "added markupsafe<2.1"),
     ("A module that was compiled using NumPy 1.x cannot be run", "added numpy<2"),
     ("ERROR: Missing required plugins: pytest-foo", "added pytest-foo"),
+    (
+        "a.py:3: in <module>\n    from test.support import x\nE   ModuleNotFoundError: No module named 'test'",
+        "test.support",
+    ),
+    ("ImportError while loading conftest '/repo/tests_async/conftest.py'.", "left tests_async out"),
+    ('INTERNALERROR>   File "/repo/t/b/conftest.py", line 5, in pytest_sessionstart\n', "left t/b out"),
 ]
 
 
@@ -60,6 +64,32 @@ def test_installation_rules(step: str, output: str, note: str):
         step, start = "project", start.noting("x", mode=InstallMode.regular)
     mended = repair(recipe("foo"), start, Failure("install", step, output))
     assert mended is not None and note in mended.notes[-1] and mended.notes[-1].startswith("repair ")
+
+
+def test_a_folder_is_left_out_only_where_nothing_else_helps_and_others_remain():
+    broken = "ImportError while loading conftest '/repo/tests/db/conftest.py'.\n"
+    both = repair(recipe(), START, Failure("collect", "", broken + "E   ModuleNotFoundError: No module named 'yaml'"))
+    assert both is not None and both.added and not both.ignored
+    alone = recipe().model_copy(update={"test": TestCommand(paths=("tests/db",))})
+    assert repair(alone, START, Failure("collect", "", broken)) is None
+    mended = repair(recipe(), START, Failure("collect", "", broken))
+    assert mended is not None and mended.ignored == ("tests/db",)
+
+
+def test_an_environment_takes_its_unloadable_folders_out_of_the_command():
+    environment = Environment(recipe_digest="sha256:0", toolchain="3.11", layers=(), built_at=datetime.now(UTC))
+    command = TestCommand(args=("-x",), paths=("tests", "tests_db", "tests/db/more"))
+    assert environment.adapted(command) == command
+    ignoring = environment.model_copy(update={"ignored": ("tests_db", "tests/db")})
+    assert ignoring.adapted(command).paths == ("tests",)
+    assert ignoring.adapted(command).args == ("-x", "--ignore=tests_db", "--ignore=tests/db")
+
+
+def test_steps_that_a_collection_asked_for_come_last():
+    output = "    from test import support\nE   ModuleNotFoundError: No module named 'test'"
+    mended = repair(recipe(), START, Failure("collect", "", output))
+    assert mended is not None and adjusted_steps(recipe(), mended)[-1].argv == uv.place_stdlib_tests("3.11")
+    assert repair(recipe(), mended, Failure("collect", "", output)) is None
 
 
 @pytest.mark.parametrize(("output", "note"), COLLECT)

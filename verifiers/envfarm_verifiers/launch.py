@@ -79,6 +79,7 @@ def launch(
     scratch: str = SCRATCH,
 ) -> Launch:
     """Put a start together. ``trusted`` (path -> SHA-256) switches on integrity checks and tripwires: graded runs."""
+    command = environment.adapted(command)
     env = {name: value for name, value in command.env.items() if not name.startswith(("PYTHON", "PYTEST_"))}
     env |= {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "TZ": "UTC", "PYTHONIOENCODING": "utf-8"}
     sources = [f"{root}/src", root]

@@ -36,6 +36,10 @@ class Adjustments:
     """The lock file's versions are not used."""
     uncapped: bool = False
     """No date cut-off."""
+    extra: tuple[Step, ...] = ()
+    """Steps after all others."""
+    ignored: tuple[str, ...] = ()
+    """Folders of the tree whose tests cannot even be loaded."""
     notes: tuple[str, ...] = ()
 
     def noting(self, line: str, **changes: object) -> Adjustments:
@@ -64,7 +68,7 @@ def adjusted_steps(recipe: Recipe, adjustments: Adjustments) -> list[Step]:
         if step.name == "dependencies":
             step = step.model_copy(update={"argv": _dependencies(step.argv, adjustments)})
         steps.append(step.model_copy(update={"env": step.env | env}))
-    return steps
+    return [*steps, *adjustments.extra]
 
 
 def _project(recipe: Recipe, step: Step, adjustments: Adjustments, env: dict[str, str]) -> Iterable[Step]:

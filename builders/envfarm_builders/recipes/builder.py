@@ -186,6 +186,11 @@ class UvEnvironmentBuilder:
         added = [requirement for requirement in after.added if requirement not in before.added]
         cutoff = None if after.uncapped else work.recipe.cutoff
         own = own_name(work.recipe)
+        for step in after.extra[len(before.extra) :]:
+            if not (await run_step(sandbox, self._timed(step), work.recipe.env, work.log)).ok:
+                return None
+        if not added:
+            return after
         argv = uv.install(added, cutoff, own=own)
         result = await run_step(sandbox, self._timed(Step(name="repair", argv=argv)), work.recipe.env, work.log)
         if result.ok:
@@ -204,7 +209,7 @@ class UvEnvironmentBuilder:
         return None if kept == list(before.added) else after.noting(notes[-1], added=tuple(kept), notes=notes)
 
     async def _collect(self, work: _Work, environment: Environment) -> Collection:
-        command = work.recipe.test
+        command = environment.adapted(work.recipe.test)
         async with probe_box(self._provider, environment) as sandbox:
             if environment.generated:
                 await sandbox.put(WORKDIR, self._blobs.get(environment.generated))
@@ -238,6 +243,7 @@ class UvEnvironmentBuilder:
             generated=self._blobs.put(pack(generated)) if generated else "",
             repo_name=repo,
             install_mode=adjustments.mode,
+            ignored=adjustments.ignored,
             size_bytes=size,
             built_at=datetime.now(UTC),
         )

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from envfarm.core.environment import InstallMode, Recipe
+from envfarm.core.environment import InstallMode, Recipe, Step
 from envfarm.core.errors import BuilderError, Reason
 
+from . import uv
 from .adjust import Adjustments, name_of, own_name
 from .names import OPTIONS, distribution_for
 
@@ -34,6 +36,8 @@ class Rule:
     """Only for that step of an installation."""
     toolchain: str = ""
     """Only for interpreters at or above this minor version."""
+    last_resort: bool = False
+    """Only where no rule before it changed anything."""
     reason: str = ""
 
 
@@ -53,7 +57,7 @@ def load_rules() -> tuple[Rule, ...]:
     return tuple(_rule(row) for row in tomllib.loads(text)["rule"])
 
 
-def _rule(row: Mapping[str, str]) -> Rule:
+def _rule(row: Mapping[str, Any]) -> Rule:
     try:
         rule = Rule(**{**row, "pattern": re.compile(row["pattern"], re.MULTILINE)})  # pyright: ignore[reportArgumentType]
         if rule.action not in ACTIONS or rule.phase not in {"install", "collect"}:
@@ -80,6 +84,8 @@ def repair(
     for rule in load_rules():
         if rule.phase != failure.phase or (rule.step and rule.step != failure.step) or not _applies(rule, recipe):
             continue
+        if rule.last_resort and current is not adjustments:
+            break
         for match in rule.pattern.finditer(failure.output):
             groups = {key: value or "" for key, value in match.groupdict().items()}
             changed = ACTIONS[rule.action](_Context(recipe, current, rule, groups, declared, failure.output))
@@ -239,6 +245,22 @@ def _uncap(context: _Context) -> Adjustments | None:
     return context.now.noting(context.note("date cut-off given up"), uncapped=True)
 
 
+def _stdlib_tests(context: _Context) -> Adjustments | None:
+    step = Step(name="stdlib tests", argv=uv.place_stdlib_tests(context.recipe.toolchain))
+    if step in context.now.extra:
+        return None
+    return context.now.noting(context.note("CPython's test.support added"), extra=(*context.now.extra, step))
+
+
+def _ignore(context: _Context) -> Adjustments | None:
+    """Leave a test folder out, unless no other would be left."""
+    folder = context.value
+    rest = [path for path in context.recipe.test.paths if path != folder and not path.startswith(f"{folder}/")]
+    if folder in context.now.ignored or (context.recipe.test.paths and not rest):
+        return None
+    return context.now.noting(context.note(f"left {folder} out"), ignored=(*context.now.ignored, folder))
+
+
 def _stop(context: _Context) -> Adjustments | None:
     raise BuilderError(context.value, reason=Reason.install_failed, phase="install", remedy=context.rule.reason)
 
@@ -257,5 +279,7 @@ ACTIONS = {
     "environment": _environment,
     "unlock": _unlock,
     "uncap": _uncap,
+    "stdlib-tests": _stdlib_tests,
+    "ignore": _ignore,
     "stop": _stop,
 }

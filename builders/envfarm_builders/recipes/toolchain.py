@@ -17,7 +17,7 @@ from envfarm.core.failpoints import failpoint
 from .elf import relocate_library_path
 from .interpreters import Interpreter
 
-_LAYOUT = "v2"
+_LAYOUT = "v3"
 """Raised when the same interpreter would give another folder."""
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "idlelib", "turtledemo", "__pycache__", "idle_test"})
 """Folders of the library that no environment needs, or that would leak this machine's packages into it."""
@@ -68,6 +68,7 @@ def _copy(interpreter: Interpreter, staging: Path) -> None:
     for folder in sorted(headers.glob(f"{name}*")):
         if folder.is_dir():
             shutil.copytree(folder.resolve(), staging / "include" / folder.name, symlinks=False)
+    _copy_test_support(library / "test", staging / "lib" / "stdlib-tests" / "test")
     (staging / "bin").mkdir()
     program = (interpreter.prefix / "bin" / name).resolve()
     shutil.copy2(program, staging / "bin" / name)
@@ -77,6 +78,13 @@ def _copy(interpreter: Interpreter, staging: Path) -> None:
     _rewrite_prefix(staging / "lib", str(interpreter.prefix))
     _compile(staging, name)
     _open_up(staging)
+
+
+def _copy_test_support(tests: Path, target: Path) -> None:
+    """The helpers of the interpreter's own tests, off the path: a repair puts them where a backport's tests ask."""
+    if (tests / "support").is_dir():
+        shutil.copytree(tests / "support", target / "support", ignore=_ignore)
+        shutil.copy2(tests / "__init__.py", target / "__init__.py")
 
 
 def _compile(staging: Path, name: str) -> None:

@@ -82,15 +82,23 @@ def install_wheel(name: str, version: str) -> tuple[str, ...]:
 
 PLACE_SCRIPT = """
 import importlib.metadata, os, shutil, sys
-for file in importlib.metadata.distribution(sys.argv[1]).files or ():
-    source = file.locate()
-    for root in ("src", "python", "lib", ""):
-        target = os.path.join(root, str(file))
-        if os.path.isdir(os.path.dirname(target)) and os.path.dirname(target) and not os.path.exists(target):
-            if str(file).endswith((".so", ".py", ".pyi")) and ".." not in str(file):
-                shutil.copyfile(source, target)
-                print(target)
-            break
+files = [file for file in importlib.metadata.distribution(sys.argv[1]).files or () if ".." not in file.parts]
+roots = ("", "src", "python", "lib")
+tops = {file.parts[0] for file in files if len(file.parts) > 1}
+# Where the tree has most of a package's own files: a folder of that name may also hold its C sources.
+home = {top: max(roots, key=lambda root: sum(
+    os.path.exists(os.path.join(root, file)) for file in files if file.parts[0] == top)) for top in tops}
+for file in files:
+    top = file.parts[0]
+    libs = top.endswith(".libs")  # where repaired wheels keep the libraries that their extensions look for
+    target = os.path.join(home.get(top[:-5] if libs else top, ""), file)
+    if libs:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+    if len(file.parts) == 1 or os.path.exists(target) or not os.path.isdir(os.path.dirname(target)):
+        continue
+    if libs or file.suffix in (".so", ".py", ".pyi"):
+        shutil.copyfile(file.locate(), target)
+        print(target)
 """
 
 
@@ -98,6 +106,14 @@ def place_compiled(name: str) -> tuple[str, ...]:
     """Copy what an installation made beyond the tree's own files (extension modules, version files) to where the tree
     would have it: the tree lies first on the path."""
     return (PYTHON, "-c", PLACE_SCRIPT, name)
+
+
+STDLIB_TESTS = f"{TOOLCHAIN_DIR}/lib/stdlib-tests/test"
+
+
+def place_stdlib_tests(minor: str) -> tuple[str, ...]:
+    """Put CPython's ``test.support`` on the path of an environment; fails where the toolchain has none."""
+    return ("cp", "-r", STDLIB_TESTS, f"{ENV_DIR}/lib/python{minor}/site-packages/")
 
 
 def write_file(path: str, text: str) -> tuple[str, ...]:

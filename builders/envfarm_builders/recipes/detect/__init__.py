@@ -15,6 +15,7 @@ from .django import read_django
 from .imports import read_imports
 from .layout import read_layout
 from .locks import read_locks
+from .marks import read_marks
 from .nox import read_nox
 from .pipfile import read_pipfile
 from .pyproject import read_pyproject
@@ -26,7 +27,7 @@ from .tox import read_tox
 
 DETECTORS = (
     read_pyproject, read_setup_cfg, read_setup_py, read_requirements, read_pipfile, read_tox, read_nox, read_ci,
-    read_locks, read_pytest_config, read_layout, read_imports, read_django,
+    read_locks, read_pytest_config, read_layout, read_marks, read_imports, read_django,
 )  # fmt: skip
 """In order of authority: metadata first, guesses from imports last (they look at what the others found)."""
 

@@ -24,6 +24,20 @@ def read_pytest_config(files: Files, findings: Findings) -> None:
     _read_usage(files, findings)
 
 
+def configured_options(files: Files) -> list[str]:
+    """The words of ``addopts``, as pytest will read them."""
+    for _, options in _configurations(files):
+        return _words(options.get("addopts", ""))
+    return []
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text, comments=True)
+    except ValueError:
+        return text.split()
+
+
 def _configurations(files: Files) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
     for name, section in _INI_FILES[:2]:
@@ -52,10 +66,7 @@ def _read_options(files: Files, options: dict[str, str], findings: Findings, sou
         for pattern, plugin in SETTINGS.items():
             if re.fullmatch(pattern, key):
                 findings.want([plugin], Weight.test, f"{source} {key}")
-    try:
-        words = shlex.split(options.get("addopts", ""), comments=True)
-    except ValueError:
-        words = options.get("addopts", "").split()
+    words = _words(options.get("addopts", ""))
     for position, word in enumerate(words):
         option = word.split("=")[0]
         for pattern, plugin in OPTIONS.items():
