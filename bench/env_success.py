@@ -239,7 +239,6 @@ def show(figures: dict, outcomes: list[Outcome]) -> None:
 
 async def main(arguments: argparse.Namespace) -> int:
     """Run the benchmark; 0 when all bars hold."""
-    subprocess.run(["bash", str(TOOLS), "tools"], check=False)
     started = time.monotonic()
     home = Path(arguments.home) if arguments.home else Path(tempfile.mkdtemp(prefix="envfarm-bench-", dir="/var/tmp"))
     home.mkdir(parents=True, exist_ok=True)
@@ -280,4 +279,5 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    subprocess.run(["bash", str(TOOLS), "tools"], check=False)
     sys.exit(asyncio.run(main(parse())))

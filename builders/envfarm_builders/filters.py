@@ -175,6 +175,10 @@ class StaticFilter:
                 raise
             return Rejected(candidate_id=candidate.id, reason=RejectReason.unreadable, detail=error.message)
 
+    def remember(self, repository: Repository, candidate: Candidate) -> None:
+        """Take note of a candidate that was let through before, by an instance that is gone."""
+        self._seen.setdefault(fingerprint(Evidence(repository, candidate).source_diff()), candidate.id)
+
     def _check(self, evidence: Evidence) -> Rejected | None:
         candidate = evidence.candidate
         for rule in RULES:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,3 +196,35 @@ def test_odd_logs_are_read() -> None:
     assert parse_changes([]) == ()
     (change,) = parse_changes([b":100644 100644 a b T", b"link", b"1\t1\tlink"])
     assert (change.status, change.added) == ("T", 1)
+
+
+def test_the_shadow_of_a_killed_process_is_swept_and_a_living_ones_kept(tmp_path: Path) -> None:
+    history = GitHistory(tmp_path / "repo")
+    history.commit("Start", {"a.py": ""})
+    script = (
+        "import os, signal, sys; from pathlib import Path; from envfarm_builders.repos.git import GitRepository\n"
+        f"repository = GitRepository(Path({str(history.path)!r}))\n"
+        "print(*sorted(os.listdir(os.environ['TMPDIR'])), flush=True)\n"
+        "sys.argv[1] == 'die' and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.stdin.read()\n"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+
+    def start(what: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", script, what]
+        return subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    living = start("live")
+    assert living.stdout and living.stdin
+    (held,) = living.stdout.readline().split()
+    dead = start("die")
+    seen, _ = dead.communicate()
+    assert len(seen.split()) == 2 and dead.returncode == -signal.SIGKILL
+    after = start("live")
+    assert after.stdout and after.stdin
+    shadows = after.stdout.readline().split()
+    assert held in shadows and len(shadows) == 2 and set(seen.split()) - {held} != set(shadows) - {held}
+    for process in (living, after):
+        process.communicate("")
+    assert not list((tmp_path / "tmp").iterdir())

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
 from envfarm.core.errors import BuilderError, Reason, Tier
+
+from .shadow import Shadow
 
 _OPTIONS = (
     "--no-pager",
@@ -47,8 +48,8 @@ class Plumbing:
                 remedy="Install git 2.30 or newer.",
             )
         self._git = git
-        self._shadow = Path(tempfile.mkdtemp(prefix="envfarm-git-"))
-        _build_shadow(self._shadow, git_dir, common_dir, object_format)
+        shadow = Shadow(git_dir, common_dir, object_format)
+        self._shadow = shadow.path
         self._env = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self._shadow),
@@ -65,7 +66,7 @@ class Plumbing:
             "GIT_OPTIONAL_LOCKS": "0",
         }
         self._reader = _ObjectReader()
-        self._finalizer = weakref.finalize(self, _close, self._shadow, self._reader)
+        self._finalizer = weakref.finalize(self, _close, shadow, self._reader)
 
     def close(self) -> None:
         """End helper processes and remove the shadow. Idempotent; also done when the object goes away."""
@@ -171,20 +172,6 @@ class _ObjectReader:
                 self._process = None
 
 
-def _close(shadow: Path, reader: _ObjectReader) -> None:
+def _close(shadow: Shadow, reader: _ObjectReader) -> None:
     reader.close()
-    shutil.rmtree(shadow, ignore_errors=True)
-
-
-def _build_shadow(shadow: Path, git_dir: Path, common_dir: Path, object_format: str) -> None:
-    (shadow / "objects").mkdir()
-    version = 0 if object_format == "sha1" else 1
-    config = f"[core]\n\trepositoryformatversion = {version}\n\tbare = true\n"
-    if version:
-        config += f"[extensions]\n\tobjectFormat = {object_format}\n"
-    (shadow / "config").write_text(config)
-    (shadow / "HEAD").write_bytes((git_dir / "HEAD").read_bytes())
-    (shadow / "refs").symlink_to(common_dir / "refs")
-    for name in ("packed-refs", "shallow"):
-        if (common_dir / name).is_file():
-            (shadow / name).symlink_to(common_dir / name)
+    shadow.remove()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections.abc import Iterator
+from threading import Lock
 
 from envfarm_builders.draft import draft
 from envfarm_builders.filters import StaticFilter
 from envfarm_builders.issues import default_sources
 from envfarm_builders.mine import RepositoryMiner
 
+from envfarm.core.ports import Repository, StageOutcome
 from envfarm.core.work import Lease
 from envfarm.farm.stage import Completed
 from envfarm.store import queries
@@ -46,8 +48,9 @@ class FilterStage(RunStage):
     name = "filter"
 
     def __post_init__(self) -> None:
-        # one for each repository: a filter remembers the patches it has seen, to turn duplicates away
-        self._filters: defaultdict[str, StaticFilter] = defaultdict(lambda: StaticFilter(self.plan.build))
+        # One for each repository: a filter remembers the patches it has seen, to turn duplicates away.
+        self._filters: dict[str, StaticFilter] = {}
+        self._lock = Lock()
 
     async def run(self, lease: Lease) -> Completed:
         """Turn the candidate away, or queue it for its draft."""
@@ -57,11 +60,31 @@ class FilterStage(RunStage):
         started = time.thread_time()
         candidate = must(queries.candidate(self.app.store, lease.work.key), f"Candidate {lease.work.key}")
         repository = self.app.repository(candidate.repo)
-        refused = self._filters[candidate.repo].check(repository, candidate)
+        refused = self._filter_of(candidate.repo, repository, lease.work.repo).check(repository, candidate)
         cpu_sec = time.thread_time() - started
         if refused:
             return rejected(refused.reason, refused.detail, cpu_sec=cpu_sec)
         return done(self.next_work(lease, "draft", candidate.id, lease.work.payload), cpu_sec=cpu_sec)
+
+    def _filter_of(self, ref: str, repository: Repository, label: str) -> StaticFilter:
+        """The filter of a repository, which knows what an earlier process of this run let through."""
+        with self._lock:
+            if ref not in self._filters:
+                fresh = StaticFilter(self.plan.build)
+                for id in self._let_through(label):
+                    found = queries.candidate(self.app.store, id)
+                    if found is not None and found.repo == ref:
+                        fresh.remember(repository, found)
+                self._filters[ref] = fresh
+            return self._filters[ref]
+
+    def _let_through(self, label: str) -> Iterator[str]:
+        last: int | None = None
+        while page := queries.events(
+            self.app.store, self.run_name, stage=self.name, outcome=StageOutcome.done, repo=label, before=last
+        ):
+            yield from (event.key for event in page)
+            last = page[-1].id
 
 
 class DraftStage(RunStage):
