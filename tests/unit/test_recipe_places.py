@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from envfarm_builders.recipes.elf import relocate_library_path
 from envfarm_builders.recipes.generated import LIMIT_BYTES, generated_files
+from envfarm_builders.recipes.installed import mentioned_names
 from envfarm_builders.recipes.interpreters import discover
 from envfarm_builders.recipes.place import MANIFEST, Place
 from envfarm_builders.recipes.uv import place_compiled
@@ -127,3 +129,15 @@ def test_what_an_install_made_is_placed_where_the_tree_has_the_package(tmp_path:
     done = subprocess.run(argv, cwd=repo, env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["thing/_fast.so", "thing.libs/libx-1.so.1"]
     assert (repo / "thing" / "__init__.py").read_text() == "tree" and not list((repo / "src" / "thing").iterdir())
+
+
+def test_names_that_installed_distributions_mention_extras_included(tmp_path: Path):
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    for name in ("moto", "linked", "fifo"):
+        (site / f"{name}-1.dist-info").mkdir(parents=True)
+    text = "Name: moto\nRequires-Dist: boto3>=1\nRequires-Dist: Flask_Cors ; extra == 'server'\n\nRequires nothing\n"
+    (site / "moto-1.dist-info" / "METADATA").write_text(text)
+    (tmp_path / "secret").write_text("Requires-Dist: secret\n")
+    (site / "linked-1.dist-info" / "METADATA").symlink_to(tmp_path / "secret")
+    os.mkfifo(site / "fifo-1.dist-info" / "METADATA")
+    assert mentioned_names(tmp_path) == {"boto3", "flask-cors"}

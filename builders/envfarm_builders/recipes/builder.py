@@ -24,6 +24,7 @@ from .boxwork import Log, build_box, probe_box, run_step, text_of
 from .detect import find
 from .detect.imports import declared_names
 from .generated import generated_files
+from .installed import mentioned_names
 from .interpreters import Interpreter, discover
 from .place import Place
 from .probe import Collection, read_collection
@@ -138,7 +139,8 @@ class UvEnvironmentBuilder:
                 failure = Failure("collect", "", collection.output)
                 mended = None
                 if not collection.clean and round_number < MAX_ROUNDS:
-                    mended = repair(work.recipe, adjustments, failure, work.declared)
+                    known = work.declared | await asyncio.to_thread(mentioned_names, work.staging / "env")
+                    mended = repair(work.recipe, adjustments, failure, known)
                 if mended is None:
                     break
                 mended = await self._mend(sandbox, work, adjustments, mended)

@@ -78,7 +78,8 @@ def repair(
     """The adjustments after every first-in-order rule that matches and changes something; None where none does.
 
     An installation takes one change at a time (the next failure may be another one); a collection takes all that its
-    output asks for at once. ``declared`` are distribution names that the project's own files mention.
+    output asks for at once. ``declared`` are distribution names that the project's own files, or the metadata of what
+    is installed, mention.
     """
     current = adjustments
     for rule in load_rules():
