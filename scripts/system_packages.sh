@@ -5,8 +5,9 @@
 set -euo pipefail
 groups=${*:-tests tools}
 missing=()
+libraries=$(ldconfig -p 2>/dev/null || true)
 command_of() { command -v "$1" >/dev/null || missing+=("$2"); }
-library_of() { ldconfig -p | grep -q "$1" || missing+=("$2"); }
+library_of() { [[ $libraries == *"$1 "* ]] || missing+=("$2"); }
 if [[ " $groups " == *" tests "* ]]; then
   command_of git git
   command_of chromium chromium
