@@ -345,6 +345,42 @@ def test_imports_are_mapped_and_unknown_ones_never_guessed():
     assert texts(found, Weight.guessed) == {"pyyaml", "pillow", "oddname"}
 
 
+def test_an_extra_is_needed_where_a_module_that_tests_import_needs_it_without_a_guard():
+    found = find(
+        tree(
+            pyproject_DOT_toml="""
+            [build-system]
+            requires = ["hatchling"]
+            [project]
+            name = "thing"
+            version = "1"
+            [project.optional-dependencies]
+            rpc = ["grpcio>=1.4"]
+            speed = ["cytoolz"]
+            big = ["torch"]
+            far = ["redis"]
+            """,
+            tests__test_a_DOT_py="""
+            def test_a():
+                from thing import remote
+            """,
+            src__thing__remote_DOT_py="""
+            import grpc
+            import torch
+            from . import inner
+            try:
+                import cytoolz
+            except ImportError:
+                cytoolz = None
+            """,
+            src__thing__inner_DOT_py="from .deep import x",
+            src__thing__deep_DOT_py="import redis",
+        )
+    )
+    assert "grpcio>=1.4" in texts(found, Weight.guessed)
+    assert not {"cytoolz", "torch", "redis"} & texts(found)
+
+
 def test_locks_give_pins_of_packages_with_one_version_from_an_index():
     lock = """
     [[package]]

@@ -40,12 +40,14 @@ INSTALL = [
     ("dependencies", "× No solution found when resolving dependencies", "versions given up"),
     ("dependencies", "Because foo was not found in the package registry and you require foo", "dropped foo"),
     ("dependencies", "Failed to build `foo==1.0`", "dropped foo"),
+    ("dependencies", "Failed to build `numba==0.53.1`", "numba from wheels only"),
 ]
 COLLECT = [
     ("E   ModuleNotFoundError: No module named 'yaml'", "added pyyaml"),
     ("ERROR: usage: pytest\npytest: error: unrecognized arguments: --cov=x --timeout 3", "added pytest-timeout"),
     ("E   pytest.PytestRemovedIn10Warning: x", "added pytest<9.1"),
     ("ImportError: cannot import name 'soft_unicode' from 'markupsafe'", "added markupsafe<2.1"),
+    ("Direct construction of TokenizerFile has been deprecated, please use", "added pytest<6"),
     ("A module that was compiled using NumPy 1.x cannot be run", "added numpy<2"),
     ("ERROR: Missing required plugins: pytest-foo", "added pytest-foo"),
     (

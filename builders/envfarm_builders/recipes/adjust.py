@@ -36,6 +36,8 @@ class Adjustments:
     """The lock file's versions are not used."""
     uncapped: bool = False
     """No date cut-off."""
+    wheels: tuple[str, ...] = ()
+    """Distributions never built from source: releases without a wheel do not count."""
     extra: tuple[Step, ...] = ()
     """Steps after all others."""
     ignored: tuple[str, ...] = ()
@@ -100,6 +102,7 @@ def _dependencies(argv: tuple[str, ...], adjustments: Adjustments) -> tuple[str,
         elif name_of(word) not in adjustments.dropped:
             kept.append(word)
     options = ["--override", OVERRIDES] if adjustments.overrides else []
+    options += [word for name in adjustments.wheels for word in ("--only-binary", name)]
     editable = adjustments.mode is InstallMode.editable
     rest = kept if editable else [word for word in kept if word != "--editable"]
     return (*argv[:3], *options, *rest, *adjustments.added)

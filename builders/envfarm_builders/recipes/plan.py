@@ -38,8 +38,9 @@ TEST_ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "envfarm", "GIT_COMMITTER_EMAIL": "envfarm@localhost", "GIT_CONFIG_COUNT": "3",
     "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*", "GIT_CONFIG_KEY_1": "init.defaultBranch",
     "GIT_CONFIG_VALUE_1": "main", "GIT_CONFIG_KEY_2": "protocol.file.allow", "GIT_CONFIG_VALUE_2": "always",
+    "QT_QPA_PLATFORM": "offscreen", "QTWEBENGINE_DISABLE_SANDBOX": "1", "SDL_VIDEODRIVER": "dummy", "MPLBACKEND": "Agg",
 }  # fmt: skip
-"""A sane place for tests: fixed zone and locale, a git that can commit."""
+"""A sane place for tests: fixed zone and locale, a git that can commit, windows that need no display."""
 
 
 def make_recipe(

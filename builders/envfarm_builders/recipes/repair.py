@@ -185,6 +185,14 @@ def _drop_least(context: _Context) -> Adjustments | None:
     return None
 
 
+def _wheels(context: _Context) -> Adjustments | None:
+    """Only releases with a wheel count for a distribution that does not build here."""
+    name = canonicalize_name(context.value)
+    if name in context.now.wheels:
+        return None
+    return context.now.noting(context.note(f"{name} from wheels only"), wheels=(*context.now.wheels, name))
+
+
 def _with_value(context: _Context, value: str) -> _Context:
     return replace(context, rule=replace(context.rule, value=value))
 
@@ -272,6 +280,7 @@ ACTIONS = {
     "install-option": _install_option,
     "drop": _drop,
     "drop-least": _drop_least,
+    "wheels": _wheels,
     "override": _override,
     "regular": _regular,
     "wheel": _wheel,

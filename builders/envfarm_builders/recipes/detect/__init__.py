@@ -20,6 +20,7 @@ from .nox import read_nox
 from .pipfile import read_pipfile
 from .pyproject import read_pyproject
 from .pytest_config import read_pytest_config
+from .reached import read_reached
 from .requirements import read_requirements
 from .setup_cfg import read_setup_cfg
 from .setup_py import read_setup_py
@@ -27,7 +28,8 @@ from .tox import read_tox
 
 DETECTORS = (
     read_pyproject, read_setup_cfg, read_setup_py, read_requirements, read_pipfile, read_tox, read_nox, read_ci,
-    read_locks, read_pytest_config, read_layout, read_marks, read_imports, read_django,
+    read_locks, read_pytest_config, read_layout, read_marks, read_imports,
+    read_reached, read_django,
 )  # fmt: skip
 """In order of authority: metadata first, guesses from imports last (they look at what the others found)."""
 

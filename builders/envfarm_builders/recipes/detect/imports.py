@@ -69,6 +69,11 @@ def is_own(files: Files, module: str) -> bool:
     return any(f"{stem}.py" in files or f"{stem}/__init__.py" in files for stem in stems)
 
 
+def top_level_modules(tree: ast.Module) -> set[str]:
+    """Absolute modules that a file imports at module level, outside ``try`` and ``if``."""
+    return {module for module, hard in _modules(tree.body, True) if hard}
+
+
 def _modules(body: list[ast.stmt], hard: bool) -> Iterator[tuple[str, bool]]:
     for node in body:
         if isinstance(node, ast.Import):
