@@ -92,6 +92,12 @@ def leftovers(home: Path) -> list[str]:
     return found + [str(path.relative_to(home)) for path in home.glob("envs/*.tmp*")]
 
 
+def differences(expected: list[tuple[Any, ...]], found: list[tuple[Any, ...]]) -> list[str]:
+    """Rows that only one of the two has."""
+    missing = [f"- {row}" for row in expected if row not in found]
+    return missing + [f"+ {row}" for row in found if row not in expected]
+
+
 def main() -> int:
     """Run the rounds and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +154,10 @@ def measure(folder: Path, kills: int, rng: random.Random, minutes: float, *, qui
         names = [(stage, key) for stage, key, *_ in found["events"]]
         duplicated += len(names) - len(set(names))
         lost += len({(s, k) for s, k, *_ in expected["events"]} - set(names)) + found["open"]
-        different += any(found[part] != expected[part] for part in ("events", "tasks", "rollouts"))
+        apart = {part: differences(expected[part], found[part]) for part in ("events", "tasks", "rollouts")}
+        if any(apart.values()):
+            different += 1
+            print(f"{run} differs from the run without kills: {apart}", file=sys.stderr, flush=True)
         worst = max(worst, found["redone"] / killed_here if killed_here else 0.0)
         redone_total += found["redone"]
         if not quiet:
