@@ -381,6 +381,14 @@ def test_an_extra_is_needed_where_a_module_that_tests_import_needs_it_without_a_
     assert not {"cytoolz", "torch", "redis"} & texts(found)
 
 
+def test_a_source_archives_own_metadata_names_it_and_archives_are_no_requirements():
+    found = find(tree(setup_DOT_py="from x import setup, NAME\nsetup(name=NAME)\n") | {"PKG-INFO": b"Name: Thing\n"})
+    assert found.name == "Thing"
+    scratch = Findings()
+    scratch.want(["Counter-1.0.0.tar.gz", "six"], Weight.developer, "ci.yml")
+    assert texts(scratch) == {"six"} and "Counter" in scratch.notes[0]
+
+
 def test_locks_give_pins_of_packages_with_one_version_from_an_index():
     lock = """
     [[package]]

@@ -47,6 +47,11 @@ COLLECT = [
     ("ERROR: usage: pytest\npytest: error: unrecognized arguments: --cov=x --timeout 3", "added pytest-timeout"),
     ("E   pytest.PytestRemovedIn10Warning: x", "added pytest<9.1"),
     ("ImportError: cannot import name 'soft_unicode' from 'markupsafe'", "added markupsafe<2.1"),
+    (
+        'INTERNALERROR> pytest.PytestDeprecationWarning: The configuration option "asyncio_default_fixture_loop_scope" '
+        "is unset.",
+        "added pytest-asyncio<0.24",
+    ),
     ("Direct construction of TokenizerFile has been deprecated, please use", "added pytest<6"),
     ("A module that was compiled using NumPy 1.x cannot be run", "added numpy<2"),
     ("ERROR: Missing required plugins: pytest-foo", "added pytest-foo"),

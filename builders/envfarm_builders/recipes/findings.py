@@ -95,6 +95,9 @@ class Findings:
             except InvalidRequirement:
                 self.notes.append(f"{source}: '{clean[:80]}' is no requirement that an index can serve; left out")
                 continue
+            if requirement.name.lower().endswith((".tar.gz", ".whl", ".zip", ".tgz", ".tar.bz2")):
+                self.notes.append(f"{source}: '{clean[:80]}' is a file; left out")
+                continue
             if requirement.url:
                 self.notes.append(f"{source}: '{requirement.name}' comes from a URL; taken from the index instead")
                 clean = requirement.name + (f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else "")

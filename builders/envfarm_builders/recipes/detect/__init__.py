@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
 from envfarm.core.environment import Recipe
 
-from ..findings import Files, Findings
+from ..findings import Files, Findings, text_of
 from ..interpreters import Interpreter, choose
 from ..plan import make_recipe
 from .ci import read_ci
@@ -39,9 +40,16 @@ def find(files: Files) -> Findings:
     findings = Findings()
     for detector in DETECTORS:
         detector(files, findings)
+    findings.name = findings.name or _name_of_sdist(files)
     if findings.installable and not findings.backend:
         findings.backend = "setuptools"
     return findings
+
+
+def _name_of_sdist(files: Files) -> str:
+    """Source archives carry their metadata, also where only running the build script would tell the name."""
+    match = re.search(r"^Name: ([\w.-]+)\s*$", text_of(files, "PKG-INFO") or "", re.MULTILINE)
+    return match[1] if match else ""
 
 
 def detect(files: Files, *, version: str, released_at: datetime | None, interpreters: Sequence[Interpreter]) -> Recipe:
