@@ -10,7 +10,8 @@ from envfarm.core.work import Lease
 from envfarm.store.queue import Queue
 
 from .stage import Stage
-from .worker import Worker, WorkEvent, worker_name
+from .worker import Worker, WorkEvent
+from .workers import is_dead, worker_name
 
 
 async def run_workers(
@@ -24,8 +25,10 @@ async def run_workers(
 ) -> None:
     """Run ``config.workers`` workers until the run has nothing left. Cancelling hands every lease back.
 
-    A worker's own failure (the store is gone, say) ends all of them and is raised.
+    What workers held that died on this machine is due at once, and first. A worker's own failure (the store is gone,
+    say) ends all of them and is raised.
     """
+    await asyncio.to_thread(queue.reclaim, run_name, is_dead)
     async with asyncio.TaskGroup() as group:
         for index in range(config.workers):
             worker = Worker(

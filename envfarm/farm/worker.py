@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
 import time
 import traceback
@@ -164,11 +163,6 @@ def classify(error: Exception) -> tuple[FailureRecord, bool]:
         boundary="farm", phase="stage", reason=reason, tier=Tier.environment, message=message, detail=trace[-8000:]
     )
     return record, True
-
-
-def worker_name(index: int) -> str:
-    """Unique among the workers of a store: host, process and index."""
-    return f"{os.uname().nodename}-{os.getpid()}-{index}"
 
 
 def cpu_seconds() -> float:

@@ -34,6 +34,10 @@ _ENQUEUE_BATCH = 1000
 """Items per transaction: small, so that enqueueing a million does not keep SQLite's one writer from leasing."""
 
 
+_IS_LEASED = items.c.state == sa.literal_column(f"'{State.leased}'")
+"""As a literal, so that the partial index of leased items serves it."""
+
+
 class Queue:
     """Stage work of all runs. Every call is one transaction and is repeated when the connection is lost."""
 
@@ -146,6 +150,26 @@ class Queue:
 
         self._store.transact("release", give_back)
 
+    def reclaim(self, run: str, is_dead: Callable[[str], bool]) -> int:
+        """Make due what dead workers hold, before all that is queued; return how many items that was.
+
+        A worker that was taken for dead and lives is fenced off like one whose lease ran out, or renews its lease.
+        """
+
+        def look(connection: Connection) -> list[str]:
+            held = sa.select(items.c.worker).where(items.c.run == run, _IS_LEASED).distinct()
+            return [worker for worker in connection.execute(held).scalars() if is_dead(worker)]
+
+        dead = self._store.read(look)
+        if not dead:
+            return 0
+
+        def free(tx: Transaction) -> int:
+            here = (items.c.run == run) & _IS_LEASED & items.c.worker.in_(dead)
+            return tx.connection.execute(sa.update(items).where(here).values(due_at=0.0)).rowcount
+
+        return self._store.transact("reclaim", free)
+
     def counts(self, run: str) -> dict[str, dict[str, int]]:
         """Stage -> state -> items. States are queued, delayed, leased, done (rejected ones too) and quarantined."""
         return self._store.read(lambda connection: _counts(connection, run))
@@ -169,10 +193,9 @@ def _counts(connection: Connection, run: str) -> dict[str, dict[str, int]]:
     later = _sum(sa.case((items.c.due_at > Transaction(connection).now, 1), else_=0))
     failed = _sum(sa.case((counters.c.outcome == StageOutcome.failed, counters.c.n), else_=0))
     per_stage = sa.select(items.c.stage, sa.func.count(), later).where(items.c.run == run).group_by(items.c.stage)
-    is_leased = items.c.state == sa.literal_column(f"'{State.leased}'")
     parts = sa.union_all(
         per_stage.where(items.c.due_at.isnot(None)).add_columns(sa.literal("live")),
-        per_stage.where(is_leased).add_columns(sa.literal("leased")),
+        per_stage.where(_IS_LEASED).add_columns(sa.literal("leased")),
         sa.select(counters.c.stage, _sum(counters.c.n), failed, sa.literal("ended"))
         .where(counters.c.run == run)
         .group_by(counters.c.stage),

@@ -175,6 +175,22 @@ def test_an_expired_lease_that_nobody_took_over_may_still_finish(store: Store) -
     assert store.queue.idle("r", ["build"])
 
 
+def test_what_dead_workers_hold_is_due_at_once_and_before_all_else(store: Store) -> None:
+    store.queue.enqueue([work("a"), work("b"), work("c"), work("d")])
+    first = store.queue.lease("r", ["build"], "dead", 60)
+    living = store.queue.lease("r", ["build"], "living", 60)
+    third = store.queue.lease("r", ["build"], "dead", 60)
+    assert first and living and third
+    assert store.queue.reclaim("other run", lambda worker: worker == "dead") == 0
+    assert store.queue.reclaim("r", lambda worker: worker == "dead") == 2
+    again = [store.queue.lease("r", ["build"], "new", 60) for _ in range(4)]
+    assert [lease.work.key if lease else None for lease in again] == ["a", "c", "d", None]
+    assert again[0] and again[0].attempt == 2
+    with pytest.raises(StoreError):
+        store.queue.finish(first, DONE)
+    store.queue.finish(living, DONE)
+
+
 def test_finishing_writes_everything_at_once_and_only_once(store: Store) -> None:
     store.queue.enqueue([work("a")])
     lease = leased(store)

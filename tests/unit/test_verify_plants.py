@@ -161,6 +161,14 @@ def test_statuses_go_to_the_test_that_bore_the_name():
     assert reading.twins[f"{PATH}::test_sum"] == [[TestStatus.failed, TestStatus.passed]]
 
 
+def test_no_canary_takes_the_name_of_another_or_of_a_class_that_is_there():
+    source = b"import unittest\n\n\nclass TestEmptyName(unittest.TestCase):\n    def test_it(self):\n        pass\n"
+    for seed in range(40):
+        planting = plant({"t.py": source}, Plan({}, [Kind.fails_unittest] * 60), ["t.py"], Random(seed))
+        classes = [node.name for node in ast.parse(planting.files["t.py"]).body if isinstance(node, ast.ClassDef)]
+        assert len(classes) == 61 and len(set(classes)) == 61
+
+
 def test_names_move_between_a_test_and_its_twins():
     plan = Plan({f"{PATH}::test_list": ("0:constant",)}, [], {f"{PATH}::test_list": 3})
     bearers = {plant(FILES, plan, [], Random(seed)).groups[0].bearer == f"{PATH}::test_list" for seed in range(30)}

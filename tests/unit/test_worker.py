@@ -1,6 +1,9 @@
 """The worker: leases, records, retries, hands back, and never records what it was fenced from."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +13,7 @@ from envfarm.core.ports import StageOutcome
 from envfarm.core.work import StageResult, Work
 from envfarm.farm.pool import run_workers
 from envfarm.farm.stage import Completed
+from envfarm.farm.workers import is_dead, worker_name
 from envfarm.store.db import Store
 
 
@@ -149,3 +153,26 @@ async def test_a_worker_that_lost_its_lease_records_nothing(store):
     await worker._one(lease)
     assert [(event.reason, event.retried) for event in events] == [("lease_lost", True)]
     assert store.queue.counts("r") == {"double": {"done": 1}}
+
+
+async def test_a_killed_processes_item_is_taken_up_at_once(store, tmp_path):
+    script = (
+        "import os, signal, sys; from envfarm.farm.workers import worker_name; from envfarm.store import Store\n"
+        "with Store.open(sys.argv[1]) as store:\n"
+        "    assert store.queue.lease('r', ['double'], worker_name(0), 3600)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    store.queue.enqueue(works(2))
+    killed = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, f"sqlite:///{tmp_path / 'w.db'}"])
+    assert killed.returncode == -signal.SIGKILL
+    keep = Keep()
+    await run_workers(store.queue, "r", {"double": Double(), "keep": keep}, BuildConfig(workers=1))
+    assert keep.seen == [0, 2]
+
+
+def test_only_workers_known_to_be_dead_are_dead():
+    living = worker_name(3)
+    place, pid, start, index = living.split("-")
+    assert not is_dead(living)
+    assert is_dead(f"{place}-{pid}-{int(start) + 1}-{index}"), "another process had that number"
+    assert not is_dead(f"elsewhere-{pid}-1-0") and not is_dead("some worker") and not is_dead(f"{place}-x-1-0")

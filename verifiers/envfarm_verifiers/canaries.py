@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from random import Random
@@ -50,7 +51,7 @@ def write(kind: Kind, name: str, rng: Random, fresh: Callable[[], str]) -> tuple
                 name,
             )
         case Kind.fails_unittest:
-            group = "Test" + "".join(word.title() for word in rng.sample(_WORDS, 2))
+            group = "Test" + "".join(word.title() for word in fresh().split("_"))
             method = "test_" + fresh()
             wrong = sum(values) + rng.randint(1, 9)
             return (
@@ -70,8 +71,8 @@ def write(kind: Kind, name: str, rng: Random, fresh: Callable[[], str]) -> tuple
 
 def word_source(taken: Iterable[str], rng: Random) -> Callable[[], str]:
     """Gives names of two to three words, each once, such that neither a name nor one that ends in it is in ``taken``:
-    callers put ``test_`` or the like before it. Words of the names taken are used too."""
-    used = {tail for name in taken for tail in _tails(name)}
+    callers put ``test_`` or the like before it, or make a class's name of it. Words of the names taken are used too."""
+    used = {tail for name in taken for form in (name, _snake(name)) for tail in _tails(form)}
     words = sorted({word for name in used for word in name.lower().split("_") if word.isalpha() and len(word) > 2})
     pool = [word for word in words if word not in ("test", "tests")] + list(_WORDS)
 
@@ -83,6 +84,11 @@ def word_source(taken: Iterable[str], rng: Random) -> Callable[[], str]:
                 return name
 
     return fresh
+
+
+def _snake(name: str) -> str:
+    """``TestEmptyName`` -> ``test_empty_name``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _tails(name: str) -> Iterator[str]:

@@ -87,7 +87,13 @@ def read_module(source: bytes) -> Module | None:
         return None
     module = Module(source)
     lines = _Lines(source)
-    module.names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            module.names.add(node.id)
+        elif isinstance(node, ast.ClassDef):
+            module.names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            module.names.update(alias.asname or alias.name.split(".")[0] for alias in node.names)
     bases = {ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
