@@ -246,10 +246,11 @@ def as_ordinary_user(*options: str, covered_proc: bool = False) -> str:
     command = [str(find_bwrap()), "--unshare-user", "--uid", "1000", "--gid", "1000", *options, "--die-with-parent"]
     for link in ("lib", "lib64", "bin"):
         command += ["--symlink", f"usr/{link}", f"/{link}"]
-    command += ["--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc", *binds]
+    # The checkout may itself lie below /tmp: it is bound over the empty one.
+    command += ["--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc", "--tmpfs", "/tmp", *binds]
     # Where parts of /proc are covered the kernel refuses a fresh one further in.
     command += ["--unshare-pid", "--proc", "/proc"] if covered_proc else ["--bind", "/proc", "/proc"]
-    command += ["--dev", "/dev", "--tmpfs", "/tmp"]
+    command += ["--dev", "/dev"]
     command += ["--", sys.executable, "-c", _CHILD, "/tmp/home"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
