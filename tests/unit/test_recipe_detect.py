@@ -322,6 +322,9 @@ def test_gaps_are_what_the_suite_needs_of_itself_and_is_not_there():
     odd = b"def test_a(tmp_path, node): ...\n@pytest.mark.parametrize('x', [1])\ndef test_b(x): ...\n"
     assert suite_gaps({"tests/test_b.py": odd}) == ("fixture node",)
     assert suite_gaps({"tests/test_b.py": odd, "conftest.py": b""}) == ()
+    helper = {"tests/test_c.py": b"from blis_tests_common import *\nimport pytest_mock, testfixtures\n" + TEST}
+    assert suite_gaps(helper) == ("blis_tests_common",)
+    assert suite_gaps({**helper, "tests/blis_tests_common.py": b""}) == ()
 
 
 def test_imports_are_mapped_and_unknown_ones_never_guessed():

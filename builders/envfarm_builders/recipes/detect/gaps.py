@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from ..findings import Files
-from ..names import BUILTIN_FIXTURES, FIXTURES, UNPUBLISHED
+from ..names import BUILTIN_FIXTURES, FIXTURES, STDLIB, UNPUBLISHED, distribution_for
 from .layout import test_files
 from .setup_py import parse
 
@@ -26,7 +26,7 @@ def suite_gaps(files: Files) -> tuple[str, ...]:
         if (tree := parse(files[path].decode("utf-8", "replace"))) is not None:
             missing.update(modules.missing_from(path, tree))
             used.update(_used_fixtures(tree))
-            missing.update(module for module in _plain_imports(tree) if module in UNPUBLISHED)
+            missing.update(module for module in _plain_imports(tree) if modules.lack_helper(module))
     if not any(posixpath.basename(path) == "conftest.py" for path in files):
         unknown = used - BUILTIN_FIXTURES - set(FIXTURES)
         missing |= {f"fixture {name}" for name in (unknown - _defined_fixtures(files) if unknown else ())}
@@ -41,6 +41,7 @@ def _plain_imports(tree: ast.Module) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
+_HELPER = re.compile(r"^tests?_\w|_tests?(_|$)")
 _CODE = (".py", ".pyi", ".pyx", ".c", ".so", ".in", ".rs")
 
 
@@ -74,6 +75,14 @@ class _Modules:
                     yield from self._missing(posixpath.join(base, *module), names)
                 elif top and module[0] == top:
                     yield from self._missing(posixpath.join(root, *module), names)
+
+    def lack_helper(self, module: str) -> bool:
+        """A helper of tests by its name, that neither the tree nor any index has."""
+        if module in UNPUBLISHED:
+            return True
+        if not _HELPER.search(module) or module in STDLIB or distribution_for(module):
+            return False
+        return not any(posixpath.basename(place) == module for place in (*self._stems, *self._folders))
 
     def _missing(self, place: str, names: list[str]) -> Iterator[str]:
         """The module at ``place`` if it is not there; where it is a folder without code, ``names`` that are not."""
