@@ -67,6 +67,11 @@ class Reason(StrEnum):
     # harness and engine
     policy_output = "policy_output"
     engine_failed = "engine_failed"
+    # policies and their checkpoints
+    checkpoint_missing = "checkpoint_missing"
+    checkpoint_corrupt = "checkpoint_corrupt"
+    checkpoint_mismatch = "checkpoint_mismatch"
+    checkpoint_unwritable = "checkpoint_unwritable"
     # everything else
     config = "config"
     usage = "usage"
@@ -160,6 +165,13 @@ class EngineError(EnvfarmError):
     """The inference engine failed."""
 
     boundary = "engine"
+    default_tier = Tier.environment
+
+
+class TrainerError(EnvfarmError):
+    """A policy could not be trained, saved or loaded."""
+
+    boundary = "trainer"
     default_tier = Tier.environment
 
 

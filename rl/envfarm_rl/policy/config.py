@@ -77,7 +77,7 @@ class MiMoConfig(BaseModel):
             if heads % groups:
                 raise ValueError(f"{heads} query heads cannot share {groups} key heads")
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
-            raise ValueError(f"{self.rotary_dim} rotated dimensions of {self.head_dim}: the number must be even and fit")
+            raise ValueError(f"{self.rotary_dim} of {self.head_dim} dimensions cannot be rotated in pairs")
         if not 0 < self.num_experts_per_tok <= self.n_routed_experts:
             raise ValueError(f"{self.num_experts_per_tok} of {self.n_routed_experts} experts cannot be chosen")
         return self
@@ -119,8 +119,10 @@ _FIXED = {
     "topk_group": (1, None),
     "n_shared_experts": (None, 0),
     "rope_scaling": (None,),
+    "model_type": ("mimo_v2_flash",),
 }
 """Keys whose other values this code does not implement: they are refused, never ignored."""
+_KIND = {"architectures": ["MiMoV2FlashForCausalLM"], "model_type": "mimo_v2_flash"}
 _SAME = {"swa_head_dim": "head_dim", "swa_v_head_dim": "v_head_dim", "sliding_window_size": "sliding_window"}
 
 
@@ -136,7 +138,7 @@ def from_hub(values: dict[str, Any]) -> MiMoConfig:
     known = {key: value for key, value in values.items() if key in fields and value is not None}
     if "num_nextn_predict_layers" not in known:
         known["num_nextn_predict_layers"] = 3
-    rest = {key: value for key, value in values.items() if key not in fields}
+    rest = {key: value for key, value in values.items() if key not in fields and _KIND.get(key) != value}
     try:
         return MiMoConfig(**known, rest=rest)
     except ValidationError as error:
@@ -148,7 +150,7 @@ def from_hub(values: dict[str, Any]) -> MiMoConfig:
 def to_hub(config: MiMoConfig) -> dict[str, Any]:
     """The keys of a hub ``config.json``."""
     values = config.model_dump(mode="json", exclude={"rest"})
-    return {"architectures": ["MiMoV2FlashForCausalLM"], "model_type": "mimo_v2_flash", **config.rest, **values}
+    return {**_KIND, **config.rest, **values}
 
 
 def read_config(folder: Path) -> MiMoConfig:

@@ -26,6 +26,8 @@ class MLP(nn.Module):
 class Router(nn.Module):
     """Scores of experts, in fp32 throughout."""
 
+    e_score_correction_bias: Tensor
+
     def __init__(self, config: MiMoConfig) -> None:
         super().__init__()
         self.top_k = config.num_experts_per_tok

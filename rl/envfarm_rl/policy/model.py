@@ -144,8 +144,8 @@ class MiMo(nn.Module):
     ) -> Forward:
         """Run the blocks over ``tokens`` [B, T] at ``positions`` [B, T] (0, 1, ... by default).
 
-        ``caches`` holds one memory for each layer; ``allowed`` narrows who sees whom (see :class:`Attention`); ``routes``
-        replays the experts of an earlier pass, None in a layer's place for live routing.
+        ``caches`` holds one memory for each layer; ``allowed`` narrows who sees whom (see :class:`Attention`);
+        ``routes`` replays the experts of an earlier pass, None in a layer's place for live routing.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
