@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 AGENT := envfarm/sandbox/_bin/envfarm-agent
 
-.PHONY: setup agent system demo test test-all check clean go-test
+.PHONY: setup setup-rl agent system demo test test-rl test-all check clean go-test
 .DEFAULT_GOAL := setup
 
 # The stamp holds the machine's Python, so that another interpreter sets up again.
@@ -14,6 +14,11 @@ $(VENV)/.stamp: pyproject.toml $(wildcard constraints/*.txt)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip --quiet install --constraint constraints/dev.txt uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/dev.txt --editable '.[dev]'
+	@touch $@
+
+# torch and its friends, 5 GB: apart, because neither the demo nor the default tests need them yet.
+$(VENV)/.stamp-rl: $(VENV)/.stamp
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/dev.txt --editable '.[dev,rl]'
 	@touch $@
 
 $(AGENT): $(shell find k8s/agent -name '*.go' -not -name '*_test.go' 2>/dev/null) k8s/agent/go.mod | $(VENV)/.stamp
@@ -26,19 +31,25 @@ agent: $(AGENT)
 
 setup: $(VENV)/.stamp $(AGENT)
 
+setup-rl: setup $(VENV)/.stamp-rl
+
 demo: setup
 	@$(BIN)/envfarm demo
 
 test: setup system
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow and not browser and not registry and not k8s and not docker and not gpu"
+	@$(BIN)/python -m pytest -q --ignore tests/rl -n 3 --dist loadfile -m "not slow and not browser and not registry and not k8s and not docker and not gpu"
 
-test-all: setup system go-test
+# One thread for each process: more make small models slower, and a busy machine very slow.
+test-rl: setup-rl
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/rl -m "not slow and not gpu"
+
+test-all: setup-rl system go-test
 	@$(BIN)/python -m pytest -q -m "not k8s and not docker and not gpu"
 
 go-test: setup
 	@bash scripts/go.sh test ./...
 
-check: setup
+check: setup-rl
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright

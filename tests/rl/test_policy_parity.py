@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
-torch = pytest.importorskip("torch", reason="the extra 'rl' is not installed")
-transformers = pytest.importorskip("transformers", reason="the extra 'rl' is not installed")
-
-from envfarm_rl.policy import GLOBAL, WINDOW, MiMo, MiMoConfig  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+import transformers
+from envfarm_rl.policy import GLOBAL, WINDOW, MiMo, MiMoConfig
+from torch import Tensor
 
 SHAPE = dict(
     vocab_size=97, hidden_size=64, intermediate_size=96, moe_intermediate_size=48, num_attention_heads=8,

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-
-torch = pytest.importorskip("torch", reason="the extra 'rl' is not installed")
-
-from envfarm_rl.policy import (  # noqa: E402
+import torch
+from envfarm_rl.policy import (
     MiMo,
     MiMoConfig,
     active_parameters,
@@ -20,9 +18,9 @@ from envfarm_rl.policy import (  # noqa: E402
     save_policy,
 )
 
-from envfarm.core.errors import ConfigError, Reason, TrainerError  # noqa: E402
+from envfarm.core.errors import ConfigError, Reason, TrainerError
 
-from ..contract.small_disk import fill, small_disk  # noqa: E402
+from ..contract.small_disk import fill, small_disk
 
 SMALL = MiMoConfig(
     vocab_size=64, hidden_size=160, intermediate_size=144, moe_intermediate_size=24, num_hidden_layers=3,
