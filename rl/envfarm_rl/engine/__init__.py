@@ -1,0 +1,1 @@
+"""The embedded engine: batched generation on token ids."""
