@@ -154,6 +154,29 @@ func TestReapStaleSparesTheLiving(t *testing.T) {
 	}
 }
 
+func TestReapStaleRemovesFoldersThatNeverGotARecord(t *testing.T) {
+	boxes := t.TempDir()
+	old, fresh := filepath.Join(boxes, "box-old"), filepath.Join(boxes, "box-fresh")
+	for _, dir := range []string{old, fresh} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(old, "box.json.tmp"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	past := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(old, past, past); err != nil {
+		t.Fatal(err)
+	}
+	if code := Reap([]string{"--boxes", boxes, "--stale"}); code != 0 {
+		t.Fatalf("exit status %d", code)
+	}
+	if exists(old) || !exists(fresh) {
+		t.Errorf("old one there: %v, fresh one there: %v", exists(old), exists(fresh))
+	}
+}
+
 func TestReapBoxKillsTheRecordedProcessesOnly(t *testing.T) {
 	boxes := t.TempDir()
 	space, _ := os.Readlink("/proc/self/ns/pid")

@@ -19,6 +19,8 @@ const (
 	retryInterval = 10 * time.Millisecond
 	// deadlineGrace is how long a detached box's own agent has to end it before the reaper does.
 	deadlineGrace = 10 * time.Second
+	// unrecordedAge is how long a folder may be without a record: its maker writes that within milliseconds.
+	unrecordedAge = 10 * time.Second
 )
 
 // Reap ends boxes whose owner is gone and removes their cgroups and folders. One of:
@@ -52,7 +54,7 @@ func Reap(args []string) int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		err = reapWhere(*boxes, func(r *record) bool { return r.Provider == *provider && !r.Detached })
 	case *boxes != "" && *stale:
-		err = reapWhere(*boxes, isStale)
+		err = errors.Join(reapWhere(*boxes, isStale), removeUnrecorded(*boxes))
 	default:
 		err = errors.New("one of --box DIR, --boxes DIR --provider ID, --boxes DIR --stale is needed")
 	}
@@ -72,6 +74,26 @@ func isStale(r *record) bool {
 		return !r.Monitor.alive() && !r.Owner.alive()
 	}
 	return !r.Owner.alive()
+}
+
+// removeUnrecorded removes folders that have had no record for a while: their makers were killed between making the
+// folder and writing the record, or between removing the two.
+func removeUnrecorded(boxes string) error {
+	dirs, err := filepath.Glob(filepath.Join(boxes, "box-*"))
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, dir := range dirs {
+		info, err := os.Lstat(dir)
+		if err != nil || !info.IsDir() || time.Since(info.ModTime()) < unrecordedAge {
+			continue // gone meanwhile, or perhaps being made
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "box.json")); errors.Is(err, os.ErrNotExist) {
+			failed = append(failed, os.RemoveAll(dir))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 func reapWhere(boxes string, wanted func(*record) bool) error {
