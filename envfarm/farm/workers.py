@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from envfarm.core.process import Process, own_process, pid_namespace
+
 
 def worker_name(index: int) -> str:
     """Unique among the workers of a store: place, process, its start, and index."""
-    return f"{_place()}-{os.getpid()}-{_started(os.getpid())}-{index}"
+    own = own_process()
+    return f"{_place()}-{own.pid}-{own.start}-{index}"
 
 
 def is_dead(worker: str) -> bool:
@@ -17,23 +20,14 @@ def is_dead(worker: str) -> bool:
     parts = rest.split("-")
     if place != _place() or len(parts) != 3 or not all(part.isdigit() for part in parts):
         return False
-    return _started(int(parts[0])) != int(parts[1])
+    return not Process(pid=int(parts[0]), start=int(parts[1])).alive
 
 
 def _place() -> str:
     """Host, boot and process namespace: containers may share a name, and process numbers begin anew with each boot."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")[:8]
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        namespace = pid_namespace()
     except OSError:  # no procfs: then nobody is ever known to be dead
         return f"{os.uname().nodename.replace('-', '_')}.unknown{os.getpid()}"
     return f"{os.uname().nodename.replace('-', '_')}.{boot}.{namespace}"
-
-
-def _started(pid: int) -> int:
-    """When a process started, in ticks since boot; 0 for one that is not there, or only waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-    except OSError:  # gone
-        return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])

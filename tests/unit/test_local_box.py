@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from envfarm.core.box import Limits
 from envfarm.core.errors import Reason
+from envfarm.core.process import Process, start_time
 from envfarm.sandbox.local.cgroup_search import find_cgroups, parse_mounts
 from envfarm.sandbox.local.cgroups import Cgroups
 from envfarm.sandbox.local.command import Bind, BoxPlan, LaunchPlan, box_argv, launch_argv
 from envfarm.sandbox.local.faults import os_failure, start_failure
 from envfarm.sandbox.local.network import registry_access
-from envfarm.sandbox.local.records import BoxRecord, Process, read_record, start_time, write_record
+from envfarm.sandbox.local.records import BoxRecord, read_record, write_record
 from envfarm.sandbox.local.seccomp import seccomp_filter
 
 

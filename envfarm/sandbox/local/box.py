@@ -15,13 +15,14 @@ from pathlib import Path
 
 from envfarm.core.errors import EnvfarmError, ProviderError, Reason
 from envfarm.core.failpoints import failpoint
+from envfarm.core.process import Process, parent_of
 
 from ..client import AgentSandbox, Connect
 from . import cgroups, spawn
 from .cgroups import Cgroups
 from .command import AGENT_FD, INFO_FD, SECCOMP_FD, LaunchPlan, launch_argv
 from .faults import os_failure, start_failure
-from .records import LOG, RECORD, SOCKET, BoxRecord, Process, parent_of, write_record
+from .records import LOG, RECORD, SOCKET, BoxRecord, write_record
 
 _ANSWER_SEC = 30.0
 """How long a box may take to its first answer; some milliseconds on an idle machine."""

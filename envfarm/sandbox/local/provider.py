@@ -15,6 +15,7 @@ from envfarm.core.config import LocalProviderConfig
 from envfarm.core.errors import ProviderError, Reason
 from envfarm.core.ids import box_id
 from envfarm.core.ports import Capabilities, Sandbox
+from envfarm.core.process import own_process, pid_namespace
 
 from ..agent_binary import agent_binary
 from . import reaper
@@ -27,7 +28,7 @@ from .command import box_argv
 from .faults import os_failure
 from .plan import Host, plan_box
 from .reach import Reach
-from .records import BoxRecord, now, own_process, pid_namespace, read_record, read_records
+from .records import BoxRecord, now, read_record, read_records
 from .root import install_etc, system_root
 from .sandbox import LocalSandbox, cgroups_of
 from .seccomp import seccomp_filter

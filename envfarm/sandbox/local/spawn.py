@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 
-from .records import children_of, state_of
+from envfarm.core.process import children_of, state_of
 
 _STOP_SEC = 1.0
 """A process stops at its next return from the kernel."""

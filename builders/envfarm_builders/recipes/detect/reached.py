@@ -50,7 +50,8 @@ def _optional(findings: Findings) -> dict[str, str]:
 
 def _reached(files: Files) -> list[str]:
     """The project's own files that tests import, directly or through one another."""
-    layer = list(test_files(files))
+    tests = test_files(files)
+    layer = list(tests)
     seen = dict.fromkeys(layer)
     for _ in range(_DEPTH):
         following: list[str] = []
@@ -63,7 +64,7 @@ def _reached(files: Files) -> list[str]:
                         seen[candidate] = None
                         following.append(candidate)
         layer = following
-    return [path for path in seen if path not in set(test_files(files))]
+    return list(seen)[len(tests) :]
 
 
 def _imported(tree: ast.Module, path: str) -> Iterator[str]:
