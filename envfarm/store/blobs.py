@@ -16,6 +16,7 @@ import fsspec
 import zstandard
 
 from envfarm.core.base import digest_bytes
+from envfarm.core.durable import sync
 from envfarm.core.errors import Reason, StoreError
 from envfarm.core.failpoints import failpoint
 
@@ -117,13 +118,13 @@ class FsspecBlobs:
             temporary.unlink(missing_ok=True)
             raise
         failpoint("blob.put.after_rename")
-        _sync_folder(path.parent)
+        sync(path.parent)
 
     def _fan_out(self, folder: Path) -> None:
         for each in (folder.parent, folder):
             if not each.is_dir():
                 each.mkdir(exist_ok=True)
-                _sync_folder(each.parent)
+                sync(each.parent)
 
     def _sweep(self) -> None:
         for temporary in self._temporary.iterdir():
@@ -138,14 +139,6 @@ def _plain(packed: bytes) -> bytes | None:
         return zstandard.ZstdDecompressor().decompressobj().decompress(packed)
     except (zstandard.ZstdError, MemoryError):
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from envfarm.core.durable import sync
 from envfarm.core.environment import Environment, Layer
 from envfarm.core.failpoints import failpoint
 
@@ -77,21 +78,13 @@ class Place:
         os.sync()
         failpoint("environment.before_rename")
         staging.rename(self.target)
-        _sync_folder(self.folder)
+        sync(self.folder)
         failpoint("environment.after_rename")
         return placed
 
     def discard(self, staging: Path) -> None:
         """Remove an unfinished build."""
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from envfarm.core.durable import sync
 from envfarm.core.errors import Reason, TrainerError
 
 from . import fp8
@@ -96,12 +96,12 @@ def _write(policy: MiMo, folder: Path, quantised: bool, shard_bytes: int) -> Non
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else SINGLE
         save_file(shard, folder / file, metadata={"format": "pt"})
-        _sync(folder / file)
+        sync(folder / file)
         places |= dict.fromkeys(shard, file)
     total = sum(tensor.numel() * tensor.element_size() for shard in shards for tensor in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", "utf-8")
-    _sync(folder / INDEX)
+    sync(folder / INDEX)
 
 
 def _stored(state: Mapping[str, Tensor], quantised: bool) -> Iterator[tuple[str, Tensor]]:
@@ -187,14 +187,6 @@ def _as_wanted(
     if released is torch.float32:
         return tensor.float()
     return tensor if dtype is None else tensor.to(dtype)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _missing(folder: Path, why: str) -> TrainerError:
