@@ -35,9 +35,7 @@ def save_policy(policy: MiMo, folder: Path, *, quantised: bool = False, shard_by
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             _write(policy, staging / "new", quantised, shard_bytes)
-            if folder.exists():
-                folder.rename(staging / "old")
-            (staging / "new").rename(folder)
+            _swap(staging / "new", folder, staging / "old")
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except (OSError, SafetensorError) as error:
@@ -78,6 +76,19 @@ def load_policy(folder: Path, *, dtype: torch.dtype | None = None) -> MiMo:
         policy = MiMo(config)
     policy.load_state_dict(state, assign=True)
     return policy
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Put ``new`` at ``folder``; what was there goes to ``old``, and back where ``new`` cannot be placed."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:  # cleanup: the caller removes what is staged, the old one with it
+        old.rename(folder)
+        raise
 
 
 def _write(policy: MiMo, folder: Path, quantised: bool, shard_bytes: int) -> None:
