@@ -1,0 +1,1 @@
+"""Between turns and the text that a policy reads and writes."""
