@@ -1,0 +1,1 @@
+"""Advantages and losses: pure functions, and the named algorithms made of them."""
