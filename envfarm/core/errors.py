@@ -67,6 +67,7 @@ class Reason(StrEnum):
     # harness and engine
     policy_output = "policy_output"
     engine_failed = "engine_failed"
+    context_overflow = "context_overflow"
     # policies and their checkpoints
     checkpoint_missing = "checkpoint_missing"
     checkpoint_corrupt = "checkpoint_corrupt"

@@ -22,6 +22,11 @@ def task_id(owner: str, repo: str, key: str) -> str:
     return f"{slug(owner, 40)}__{slug(repo, 40)}-{slug(key, 38)}"
 
 
+def stable_seed(*parts: object) -> int:
+    """32 bits that depend on nothing but the text of ``parts``: the same on every machine and in every process."""
+    return int(hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[-8:], 16)
+
+
 def box_id() -> str:
     """A fresh random name for a box: ``box-`` and 12 hex digits."""
     return "box-" + secrets.token_hex(6)

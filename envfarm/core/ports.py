@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Protocol
 
 from .base import Noun
 from .box import BoxInfo, BoxSpec, ExecRequest, ExecResult, FileStat
 from .environment import Environment, Recipe, TestCommand
-from .rollout import Group, Rollout, Submission, Turn
+from .rollout import Rollout, Submission, Turn
 from .source import Candidate, Commit, FileChange, Issue
 from .task import Task
 from .verdict import TestReport, Verdict
@@ -226,37 +225,12 @@ class EngineCapabilities(Noun):
     max_context: int = 0
 
 
-class Generation(Noun):
-    """What an engine emitted for one request."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    policy_version: int
-    finish: str
-    """``stop``, ``length`` or ``abort``."""
-
-
-class Engine(Protocol):
-    """Token-level generation. Ids in, ids and the target law's log-probabilities out."""
-
-    async def generate(
-        self, prompt: Sequence[int], *, max_tokens: int, temperature: float, seed: int | None = None
-    ) -> Generation: ...
-
-    async def score(self, token_ids: Sequence[int]) -> tuple[float, ...]: ...
-
-    async def abort(self, request_id: str) -> None: ...
-
-    async def update_weights(self, version: int, path: Path) -> None: ...
-
-    def capabilities(self) -> EngineCapabilities: ...
-
-
 class RolloutSource(Protocol):
     """The farm as a trainer sees it: in process, or over HTTP."""
 
-    def groups(self, task_ids: Sequence[str], group_size: int, policy: Policy) -> AsyncIterator[Group]:
-        """Graded groups, each as soon as it is complete."""
+    async def rollout(self, task_id: str, policy: Policy, *, seed: int = 0) -> Rollout:
+        """One graded episode of a task in a box of its own. It has no verdict only where it stopped for
+        ``infrastructure``: masked, not scored."""
         ...
 
 

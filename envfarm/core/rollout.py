@@ -56,6 +56,8 @@ class StopReason(StrEnum):
     finished = "finished"
     turn_limit = "turn_limit"
     time_limit = "time_limit"
+    context_limit = "context_limit"
+    """The conversation outgrew the policy's context."""
     policy_error = "policy_error"
     """The policy's output could not be used: scored as it stands, never masked."""
     infrastructure = "infrastructure"

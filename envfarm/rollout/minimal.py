@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,11 +17,16 @@ from .session import Session
 from .submission import snapshot, submission
 from .tools import BadCall, check, run_tool
 
-PROMPT = """You are working in a repository at /repo. Find and mend the problem described below by changing its source
+_PROMPT = """You are working in a repository at /repo. Find and mend the problem described below by changing its source
 code. Tests of your own are welcome, but only changes to source files count. Call finish when you are done.
 
 {statement}
 """
+
+
+def opening(task: Task) -> str:
+    """What an agent is told first: the statement, and the rules of the house."""
+    return _PROMPT.format(statement=task.statement.text)
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,14 @@ class MinimalHarness:
     time_limit_sec: float = 600.0
     tool_timeout_sec: float = 120.0
     output_chars: int = 16_000
+    opening: Callable[[Task], str] = opening
+    """The first message of an episode."""
 
     async def run(self, task: Task, sandbox: Sandbox, policy: Policy, *, seed: int = 0) -> Rollout:
         """Play one episode to its submission."""
         started, began = datetime.now(UTC), time.monotonic()
         session = Session(self.turn_limit, self.time_limit_sec)
-        session.say(Role.user, PROMPT.format(statement=task.statement.text))
+        session.say(Role.user, self.opening(task))
         handed_in: Submission | None = None
         error = ""
         try:
@@ -78,7 +86,12 @@ class MinimalHarness:
                 return StopReason.turn_limit
             if session.out_of_time:
                 return StopReason.time_limit
-            turn = await session.act(policy)
+            try:
+                turn = await session.act(policy)
+            except EnvfarmError as failure:  # a budget like turns and time: what is done so far is handed in
+                if failure.reason is not Reason.context_overflow:
+                    raise
+                return StopReason.context_limit
             if not turn.tool_calls:
                 session.say(Role.user, "Call one of the tools: bash, str_replace or finish.")
                 continue

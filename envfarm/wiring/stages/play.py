@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from envfarm.core.base import digest_json
+from envfarm.core.ids import stable_seed
 from envfarm.core.rollout import StopReason, Submission
 from envfarm.core.verdict import Outcome
 from envfarm.core.work import Lease
@@ -55,7 +55,7 @@ class RolloutStage(RunStage):
         payload = lease.work.payload
         task = await asyncio.to_thread(self.task, payload["task"])
         environment = await asyncio.to_thread(self.environment, payload["environment"])
-        seed = int(digest_json([self.plan.seed, task.id, payload["policy"]])[-8:], 16)
+        seed = stable_seed(self.plan.seed, task.id, payload["policy"])
         policy = await asyncio.to_thread(make_policy, payload["policy"], task, self.app.blobs, seed=seed)
         player = Player(
             provider=self.app.provider,

@@ -1,0 +1,89 @@
+"""Problems as samples: what a bring-up trains on, and what scores every valid edit of a page in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..engine.sampling import Sampling
+from ..policy import MiMo
+from ..samples import Sample, Support
+from ..text.tokenizer import TinyTokenizer
+from ..text.trie import Trie
+from ..trainer.logprobs import token_logprobs
+from ..trainer.packing import pack
+from .problem import Edit, Problem
+from .prompt import answer, opening, valid
+from .protocol import State, calls, make
+
+
+def chosen(prompt: Sequence[int], emitted: Sequence[int], trie: Trie) -> Sample:
+    """A sample of one valid answer after ``prompt``, cut after its last real choice: what is forced teaches nothing."""
+    supports = [trie.allowed(emitted[:at]) for at in range(len(emitted))]
+    free = [support is None or len(support) > 1 for support in supports]
+    end = max((at + 1 for at, is_free in enumerate(free) if is_free), default=1)
+    return _sample(prompt, emitted[:end], supports[:end], free[:end])
+
+
+def whole_sample(tokenizer: TinyTokenizer, problem: Problem, edit: int) -> Sample:
+    """The first answer to the page that makes an edit, every token of it an action as in a rollout."""
+    emitted = tokenizer.encode(answer(make(problem, problem.edits[edit])))
+    trie = valid(tokenizer, calls(problem, State(runs=0)))
+    supports = [trie.allowed(emitted[:at]) for at in range(len(emitted))]
+    return _sample(tokenizer.encode(opening(problem)), emitted, supports, [True] * len(emitted))
+
+
+def _sample(prompt: Sequence[int], emitted: Sequence[int], supports: Sequence[Support], free: Sequence[bool]) -> Sample:
+    heard = len(prompt)
+    return Sample(
+        tokens=(*prompt, *emitted),
+        action=(*(False,) * heard, *free),
+        logprobs=(0.0,) * (heard + len(emitted)),
+        versions=(*(-1,) * heard, *(0 if each else -1 for each in free)),
+        supports=(*(None,) * heard, *supports),
+    )
+
+
+def edit_samples(tokenizer: TinyTokenizer, problem: Problem, edits: Sequence[int]) -> list[Sample]:
+    """A sample for each of the ``edits`` (indices) as the first answer to the page.
+
+    Equal to :func:`chosen` of whole answers under :func:`~.prompt.valid`, without writing every answer out: before the
+    line number all edits are alike, and after the substitution there is no choice left.
+    """
+    whole = tokenizer.encode(answer(make(problem, problem.edits[edits[0]])))
+    head = whole[: _head(tokenizer, whole)]
+    prompt = (*tokenizer.encode(opening(problem)), *head)
+    ends = [_middle(tokenizer, edit) for edit in problem.edits]
+    trie = Trie(ends)
+    samples = [chosen(prompt, ends[index], trie) for index in edits]
+    return [sample for sample in samples if sample.action_tokens]
+
+
+def _head(tokenizer: TinyTokenizer, emitted: Sequence[int]) -> int:
+    """Tokens of an edit's answer before its line number."""
+    return next(place for place, token in enumerate(emitted) if tokenizer.is_added(token))
+
+
+def _middle(tokenizer: TinyTokenizer, edit: Edit) -> list[int]:
+    """From the line number to the end of the substitution; a blank follows, so that no token crosses it."""
+    return [tokenizer.added(edit.line), *tokenizer.encode(f")){edit.quoted}")]
+
+
+def edit_logprobs(
+    policy: MiMo,
+    tokenizer: TinyTokenizer,
+    problems: Sequence[Problem],
+    *,
+    row_tokens: int = 512,
+    temperature: float = 1.0,
+) -> list[Tensor]:
+    """For each problem the log-probabilities [edits] with which its valid edits are the first answer; they sum to 1."""
+    samples = [edit_samples(tokenizer, problem, range(len(problem.edits))) for problem in problems]
+    longest = max(len(sample.tokens) + sum(sample.action) * 40 for group in samples for sample in group)
+    packed = pack([sample for group in samples for sample in group], row_tokens=max(row_tokens, longest))
+    with torch.inference_mode():
+        each = token_logprobs(policy, packed, Sampling(temperature=temperature))
+    total = torch.zeros(len(packed.chains)).index_add_(0, packed.sample, each)
+    return list(total.split([len(group) for group in samples]))
