@@ -11,118 +11,190 @@ from ..policy import GLOBAL, WINDOW, MiMoConfig
 from ..policy.attention import EMPTY
 
 
-class LayerMemory:
-    """Keys and values of one layer in slots, and which position each slot holds.
+class Slots:
+    """Where layers of one kind keep which position, worked out once for each pass and not once for each layer.
 
-    Satisfies ``envfarm_rl.policy.attention.KeyValues``. One slot more than needed takes what is to be thrown away.
+    Position ``p`` lies in slot ``p``, or ``p % size`` in a ring. So what a slot holds follows from a sequence's length
+    alone, and taking tokens back costs nothing: later positions are out of a query's sight until they are overwritten.
+    In a ring what they have overwritten lies ``size`` before them, out of the window of any query that may still come
+    if at most ``size - window`` tokens are taken back.
     """
 
-    def __init__(self, batch: int, groups: int, dim: int, v_dim: int, slots: int, *, ring: bool, dtype: torch.dtype):
-        self._ring = ring
+    def __init__(self, size: int, *, window: int | None) -> None:
+        self.size = size
+        self._window = window
+        self.first = self.used = 0
+        """First row of the pass, and slots that any of its queries may need."""
+        self.rows = self.places = self.seen = torch.zeros(0)
+        self.joins = False
+        """Whether queries read what was held beside what is new: a long pass overwrites what its own first queries
+        need."""
+
+    def reserve(self, size: int) -> None:
+        """Have at least that many slots. Not for a ring."""
+        if size > self.size:
+            self.size = max(size, 2 * self.size)
+
+    def begin(self, first: int, starts: Tensor, counts: Tensor, positions: Tensor) -> None:
+        """Rows ``first``, ... go on from lengths ``starts`` [R] by ``counts`` [R] (both on the CPU) at ``positions``
+        [R, T] (:data:`EMPTY` beyond the count)."""
+        device, ends = positions.device, starts + counts
+        self.first = first
+        self.rows = torch.arange(first, first + len(starts), device=device)[:, None]
+        if self._window is None:
+            self.used = int(ends.max())
+            self.reserve(self.used)
+            self.places = torch.where(positions == EMPTY, self.size, positions)
+            # A slot's own number is its position; what lies beyond a row's end is later than all its queries.
+            self.seen = torch.arange(self.used, device=device).expand(len(starts), -1)
+            return
+        self.joins = positions.shape[1] > self.size - self._window + 1
+        held = starts if self.joins else ends
+        self.used = min(self.size, int(held.max()) if self.joins else max(1, int(held.max())))
+        newest = held[:, None] - 1
+        # The latest position before the end that falls into the slot; negative where there is none.
+        self.seen = (newest - (newest - torch.arange(self.used)) % self.size).to(device)
+        unkept = positions == EMPTY
+        if self.joins:
+            self.seen = torch.cat((self.seen, positions), dim=1)
+            unkept = unkept | (positions < (ends - self.size).to(device)[:, None])
+        self.places = torch.where(unkept, self.size, positions % self.size)
+
+
+class LayerMemory:
+    """Keys and values of one layer, in slots. Satisfies ``envfarm_rl.policy.attention.KeyValues`` for the pass that its
+    :class:`Slots` has begun. One slot more than needed takes what is to be thrown away."""
+
+    def __init__(self, slots: Slots, keys: Tensor, values: Tensor) -> None:
         self._slots = slots
-        self._keys = torch.zeros(batch, groups, slots + 1, dim, dtype=dtype)
-        self._values = torch.zeros(batch, groups, slots + 1, v_dim, dtype=dtype)
-        self._positions = torch.full((batch, slots + 1), EMPTY, dtype=torch.long)
+        self.keys, self.values = keys, values
+        """[rows, groups, slots + 1, dim]. Zeros to begin with: a masked slot weighs 0, but 0 times NaN would not be."""
+
+    def fit(self) -> None:
+        """Grow to the size that the slots have now."""
+        if self._slots.size >= self.keys.shape[2]:
+            self.keys, self.values = _wider(self.keys, self._slots.size), _wider(self.values, self._slots.size)
 
     def extend(self, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`KeyValues`. A ring returns what it held beside what is new, as a long pass overwrites what its
-        own first queries still need."""
-        if not self._ring:
-            self._grow(int(positions.max()) + 1)
-            self._write(keys, values, positions)
-            used = int(self._positions.max()) + 1
-            return self._keys[:, :, :used], self._values[:, :, :used], self._positions[:, :used]
-        held = self._keys[:, :, :-1], self._values[:, :, :-1], self._positions[:, :-1]
-        together = tuple(torch.cat(pair, dim=-2) for pair in ((held[0], keys), (held[1], values)))
-        seen = torch.cat((held[2], positions), dim=-1)
-        newest = positions.amax(dim=-1, keepdim=True)
-        self._write(keys, values, positions.masked_fill(positions <= newest - self._slots, EMPTY))
-        return together[0], together[1], seen
-
-    def rewind(self, lengths: Tensor) -> None:
-        """Forget everything at or after ``lengths`` [B]."""
-        self._positions.masked_fill_(self._positions >= lengths[:, None], EMPTY)
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep the sequences ``rows`` [B'] only, in that order."""
-        self._keys, self._values, self._positions = self._keys[rows], self._values[rows], self._positions[rows]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of keys and values, the spare slot not counted."""
-        return sum(each[:, :, :-1].numel() * each.element_size() for each in (self._keys, self._values))
-
-    def _write(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        places = torch.where(positions < 0, self._slots, positions % self._slots if self._ring else positions)
-        rows = torch.arange(places.shape[0])[:, None]
-        # Advanced indices stand first in the result: [B, T, groups, dim].
-        self._keys[rows, :, places] = keys.transpose(1, 2).to(self._keys.dtype)
-        self._values[rows, :, places] = values.transpose(1, 2).to(self._values.dtype)
-        self._positions[rows, places] = positions
-        self._positions[:, -1] = EMPTY
-
-    def _grow(self, needed: int) -> None:
-        if needed <= self._slots:
-            return
-        slots = max(needed, 2 * self._slots)
-        for name in ("_keys", "_values"):
-            old = getattr(self, name)
-            wide = old.new_zeros(*old.shape[:2], slots + 1, old.shape[-1])
-            wide[:, :, : self._slots] = old[:, :, :-1]
-            setattr(self, name, wide)
-        places = self._positions.new_full((self._positions.shape[0], slots + 1), EMPTY)
-        places[:, : self._slots] = self._positions[:, :-1]
-        self._positions, self._slots = places, slots
+        """See :class:`KeyValues`."""
+        self.fit()
+        slots = self._slots
+        window = slice(slots.first, slots.first + keys.shape[0]), slice(None), slice(slots.used)
+        if slots.joins:
+            seen = torch.cat((self.keys[window], keys), dim=2), torch.cat((self.values[window], values), dim=2)
+        else:
+            seen = self.keys[window], self.values[window]
+        # Advanced indices stand first in the result: [R, T, groups, dim].
+        self.keys[slots.rows, :, slots.places] = keys.transpose(1, 2).to(self.keys.dtype)
+        self.values[slots.rows, :, slots.places] = values.transpose(1, 2).to(self.values.dtype)
+        return *seen, slots.seen
 
 
 class Memory:
-    """All layers of the trunk and of the MTP heads, for ``batch`` sequences.
+    """All layers of the trunk and of the first ``heads`` MTP heads, for ``rows`` sequences, with the trunk's last
+    states: those are what a head needs to catch up when it has not been run for a while.
 
-    ``spare`` is how many tokens may be taken back at once: rings are that much longer than the window, so that what a
-    rejected draft has overwritten was out of reach anyway.
+    ``spare`` is how many tokens may be taken back: rings are that much longer than the window. ``slots`` is how many
+    tokens global layers hold before they grow.
     """
 
     def __init__(
-        self, config: MiMoConfig, batch: int, *, spare: int, slots: int = 256, dtype: torch.dtype = torch.float32
+        self,
+        config: MiMoConfig,
+        rows: int,
+        *,
+        spare: int,
+        heads: int,
+        slots: int = 256,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
-        def make(kind: int) -> LayerMemory:
-            ring = kind == WINDOW
-            return LayerMemory(
-                batch,
-                config.key_value_heads(kind),
-                config.head_dim,
-                config.v_head_dim,
-                config.window + spare if ring else slots,
-                ring=ring,
-                dtype=dtype,
-            )
+        def tensor(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.trunk: Sequence[LayerMemory] = [make(kind) for kind in config.hybrid_layer_pattern]
-        self.heads: Sequence[LayerMemory] = [make(WINDOW) for _ in range(config.num_nextn_predict_layers)]
+        def layer(kind: int, places: Slots) -> LayerMemory:
+            shape = rows, config.key_value_heads(kind), places.size + 1
+            return LayerMemory(places, tensor(*shape, config.head_dim), tensor(*shape, config.v_head_dim))
 
-    def __iter__(self) -> Iterator[LayerMemory]:
-        yield from self.trunk
-        yield from self.heads
+        ring = config.window + spare
+        self._device = device
+        self._slots = {GLOBAL: Slots(slots, window=None), WINDOW: Slots(ring, window=config.window)}
+        self._head_slots = Slots(ring, window=config.window)
+        self.trunk: Sequence[LayerMemory] = [layer(kind, self._slots[kind]) for kind in config.hybrid_layer_pattern]
+        self.heads: Sequence[LayerMemory] = [layer(WINDOW, self._head_slots) for _ in range(heads)]
+        self.states = tensor(rows, ring + 1, config.hidden_size) if heads else None
 
-    def rewind(self, lengths: Tensor) -> None:
-        """Forget everything at or after ``lengths`` [B], in every layer."""
-        for layer in self:
-            layer.rewind(lengths)
+    def begin(self, first: int, starts: Tensor, counts: Tensor) -> Tensor:
+        """Begin a pass of the trunk over rows ``first``, ...: ``counts`` [R] tokens after lengths ``starts`` [R], both
+        on the CPU. Gives positions [R, T], :data:`EMPTY` on the right of the shorter ones."""
+        positions = _positions(starts, counts).to(self._device)
+        for slots in self._slots.values():
+            slots.begin(first, starts, counts, positions)
+        return positions
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep the sequences ``rows`` only."""
-        for layer in self:
-            layer.keep(rows)
+    def remember(self, hidden: Tensor) -> None:
+        """Keep the states [R, T, width] that the begun pass gave."""
+        if self.states is not None:
+            ring = self._slots[WINDOW]
+            self.states[ring.rows, ring.places] = hidden.to(self.states.dtype)
+
+    def begin_head(self, first: int, starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin a pass of one head: as :meth:`begin`, and the trunk's states [R, T, width] there."""
+        assert self.states is not None, "this memory was made without heads"
+        positions = _positions(starts, counts).to(self._device)
+        slots = self._head_slots
+        slots.begin(first, starts, counts, positions)
+        # Zeros where there is nothing: a draft from no state at all must not depend on what others threw away.
+        states = self.states[slots.rows, positions % slots.size].masked_fill_((positions == EMPTY)[..., None], 0.0)
+        return positions, states
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy rows ``source`` to rows ``target``."""
+        for tensor in self._tensors():
+            tensor[target] = tensor[source]
+
+    def save(self, row: int, length: int) -> list[Tensor]:
+        """A copy of what is known of the first ``length`` tokens of a row, for :meth:`load`."""
+        return [tensor[row, ..., : min(length, tensor.shape[-2] - 1), :].clone() for tensor in self._tensors()]
+
+    def load(self, row: int, length: int, saved: Sequence[Tensor]) -> None:
+        """Put back what :meth:`save` gave for that length, of a memory with the same rings."""
+        self._slots[GLOBAL].reserve(length)
+        for layer in self.trunk:
+            layer.fit()
+        for tensor, part in zip(self._tensors(), saved, strict=True):
+            tensor[row, ..., : part.shape[-2], :] = part
 
     @property
     def bytes(self) -> int:
-        """Bytes of all keys and values."""
-        return sum(layer.bytes for layer in self)
+        """Bytes of everything kept, spare slots not counted."""
+        return sum(tensor[..., :-1, :].numel() * tensor.element_size() for tensor in self._tensors())
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for layer in (*self.trunk, *self.heads):
+            yield layer.keys
+            yield layer.values
+        if self.states is not None:
+            yield self.states
 
 
-def memory_bytes(config: MiMoConfig, tokens: int, *, spare: int, element_bytes: int = 2) -> int:
-    """What one sequence of ``tokens`` needs, trunk and heads: global layers grow with it, window layers do not."""
-    size = config.head_dim + config.v_head_dim
-    kinds = [*config.hybrid_layer_pattern, *(WINDOW for _ in range(config.num_nextn_predict_layers))]
-    lengths = {GLOBAL: tokens, WINDOW: config.window + spare}
-    return sum(config.key_value_heads(kind) * size * lengths[kind] for kind in kinds) * element_bytes
+def memory_bytes(config: MiMoConfig, tokens: int, *, spare: int, heads: int, element_bytes: int = 2) -> int:
+    """What one sequence of ``tokens`` needs, trunk and heads: global layers grow with it, window layers and the
+    trunk's states that heads read do not."""
+    size, ring = config.head_dim + config.v_head_dim, config.window + spare
+    kinds = [*config.hybrid_layer_pattern, *(WINDOW for _ in range(heads))]
+    lengths = {GLOBAL: tokens, WINDOW: ring}
+    kept = sum(config.key_value_heads(kind) * size * lengths[kind] for kind in kinds)
+    return (kept + (config.hidden_size * ring if heads else 0)) * element_bytes
+
+
+def _positions(starts: Tensor, counts: Tensor) -> Tensor:
+    """[R, T], right-padded. At least one column, so that a pass over nothing is still a pass."""
+    offsets = torch.arange(max(1, int(counts.max())))
+    return (starts[:, None] + offsets).masked_fill(offsets >= counts[:, None], EMPTY)
+
+
+def _wider(tensor: Tensor, slots: int) -> Tensor:
+    wide = tensor.new_zeros(*tensor.shape[:2], slots + 1, tensor.shape[-1])
+    wide[:, :, : tensor.shape[2] - 1] = tensor[:, :, :-1]
+    return wide

@@ -1,0 +1,142 @@
+"""Drafts from the MTP heads, and the temperature at which each head drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..policy import MiMo
+from .batch import Batch
+from .sampling import Mixed, Sampling, draw, law
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """What was drafted for each row, and from which laws."""
+
+    tokens: Tensor
+    """[B, k]"""
+    laws: Tensor
+    """[B, k, V]"""
+    logits: Sequence[Tensor]
+    """Of each depth [B, V], before mask and temperature."""
+    allowed: Sequence[Tensor | None]
+    """Of each depth and of the token after the drafts: [B, V], None where all are."""
+
+    def masks(self) -> Tensor | None:
+        """All of ``allowed`` together: [B, k + 1, V]."""
+        given = [mask for mask in self.allowed if mask is not None]
+        if not given:
+            return None
+        every = torch.ones_like(given[0])
+        return torch.stack([every if mask is None else mask for mask in self.allowed], 1)
+
+
+def draft(policy: MiMo, batch: Batch, factors: Sequence[float], uniforms: Tensor) -> Drafts:
+    """Draft ``k`` tokens for each row from ``uniforms`` [B, k]: head ``j`` at the last known trunk state reads draft
+    ``j`` and gives the law of draft ``j + 1``, at the target's temperature times ``factors[j]``.
+
+    A head's keys and values of a position are a function of the trunk's state there and of the token ``1 + j`` further.
+    So where that token was a draft which was refused they are computed again, with whatever else a head has missed
+    while it was not asked; older positions than its window are skipped.
+    """
+    size, k = uniforms.shape
+    rows = torch.arange(size, device=batch.device)
+    tokens: list[Tensor] = []
+    laws: list[Tensor] = []
+    logits: list[Tensor] = []
+    allowed: list[Tensor | None] = []
+    known = batch.lengths[:size] - 1
+    longest = batch.caught.shape[1] + 1
+    for depth in range(k):
+        allowed.append(batch.allowed())
+        starts = known - batch.behind(depth)
+        late = (known - starts > longest).nonzero()
+        if len(late):
+            # Rows that have just joined come last: the others need not be padded to their length.
+            first = int(late[0])
+            ends = starts[first:].maximum(known[first:] - max(depth, 1))
+            _run(policy, batch, depth, first, starts[first:], ends - starts[first:])
+            starts[first:] = ends
+        out = _run(policy, batch, depth, 0, starts, known - starts)
+        at = (known - starts - 1).clamp_min(0).to(batch.device)
+        logits.append(policy.lm_head(out[rows, at]))
+        laws.append(batch.laws.cooled(factors[depth]).laws(logits[-1], allowed[-1]))
+        tokens.append(draw(laws[-1], uniforms[:, depth]))
+        batch.drafted(tokens[-1], depth)
+    allowed.append(batch.allowed())
+    if not k:
+        nothing = torch.zeros(size, 0, dtype=torch.long, device=batch.device)
+        return Drafts(nothing, torch.zeros(size, 0, policy.config.vocab_size, device=batch.device), logits, allowed)
+    return Drafts(torch.stack(tokens, 1), torch.stack(laws, 1), logits, allowed)
+
+
+GRID = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
+"""Factors on the target's temperature; 0 drafts the likeliest token."""
+_ROWS, _ENOUGH, _DECAY = 8, 64, 0.98
+
+
+class DraftTemperature:
+    """Chooses each head's factor from positions verified before: the one at which ``sum min(p, q)``, the chance that a
+    draft is accepted, was largest on average. What is drawn from stays exact, as the choice never sees its own draws.
+    """
+
+    def __init__(self, max_draft: int) -> None:
+        self.factors = [1.0] * max_draft
+        self._overlap = [[0.0] * len(GRID) for _ in range(max_draft)]
+        self._seen = [0.0] * max_draft
+
+    def observe(self, drafts: Drafts, target: Tensor, accepted: Tensor, laws: Mixed) -> None:
+        """Note a few rows of one verification: ``target`` [B, k + 1, V], ``accepted`` [B] on the same device. At a
+        depth only rows whose earlier drafts were all accepted tell anything."""
+        for sampling, rows in laws.groups:
+            if sampling.temperature == 0:
+                continue
+            for depth, logits in enumerate(drafts.logits):
+                chosen = rows[accepted[rows] >= depth][:_ROWS]
+                if len(chosen):
+                    mask = drafts.allowed[depth]
+                    mask = None if mask is None else mask[chosen]
+                    self._add(depth, overlaps(logits[chosen], target[chosen, depth], sampling, mask), len(chosen))
+
+    def _add(self, depth: int, found: Tensor, count: int) -> None:
+        means = self._overlap[depth]
+        for place, total in enumerate(found.tolist()):
+            means[place] = _DECAY * means[place] + total
+        self._seen[depth] = _DECAY * self._seen[depth] + count
+
+    def choose(self) -> None:
+        """Set the factors by what was seen so far."""
+        for depth, totals in enumerate(self._overlap):
+            if self._seen[depth] >= _ENOUGH:
+                self.factors[depth] = GRID[max(range(len(GRID)), key=totals.__getitem__)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for :meth:`load_state_dict`."""
+        return {"factors": [*self.factors], "overlap": [[*each] for each in self._overlap], "seen": [*self._seen]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.factors, self._seen = [*state["factors"]], [*state["seen"]]
+        self._overlap = [[*each] for each in state["overlap"]]
+
+
+def overlaps(logits: Tensor, target: Tensor, sampling: Sampling, allowed: Tensor | None) -> Tensor:
+    """``sum min(p, q)`` over the vocabulary, for each factor of :data:`GRID`, summed over rows: [len(GRID)].
+
+    ``logits`` [n, V] are a head's, ``target`` [n, V] the policy's law at the same place."""
+    warm = torch.tensor(GRID[1:], device=logits.device)
+    laws = law(logits[None] / warm[:, None, None], sampling, allowed)
+    likeliest = target.gather(-1, laws[-1].argmax(-1, keepdim=True)).sum()
+    return torch.cat((likeliest[None], torch.minimum(laws, target).sum((1, 2))))
+
+
+def _run(policy: MiMo, batch: Batch, depth: int, first: int, starts: Tensor, counts: Tensor) -> Tensor:
+    """Head ``depth`` over ``counts`` [R] positions from ``starts`` [R], rows ``first``, ...: [R, T, width]."""
+    positions, states = batch.memory.begin_head(first, starts, counts)
+    tokens = batch.tokens[first : first + len(starts)].gather(1, positions + 1 + depth)
+    return policy.heads[depth](states, policy.embed(tokens), positions, batch.memory.heads[depth])
