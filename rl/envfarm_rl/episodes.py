@@ -25,6 +25,10 @@ class EpisodePlayer(Protocol):
         """Outcome, and for masked and truncated ones the reason."""
         ...
 
+    async def close(self) -> None:
+        """End what it started."""
+        ...
+
 
 class FarmPlayer:
     """Episodes in real boxes, graded: the farm's rollouts, their ends read as training's outcomes."""
@@ -35,6 +39,9 @@ class FarmPlayer:
     async def play(self, task: str, policy: Policy, *, seed: int) -> tuple[Outcome, str]:
         """See the port."""
         return outcome(await self._source.rollout(task, policy, seed=seed))
+
+    async def close(self) -> None:
+        """Nothing: the farm is its owner's."""
 
 
 _TRUNCATED = (StopReason.turn_limit, StopReason.time_limit, StopReason.context_limit)
@@ -96,6 +103,10 @@ class AgentSource:
             self._engine.forget(key)
         samples = (policy.chain.sample(),) if policy.chain.trained else ()
         return Episode(task, index, samples, ended, 1.0 if ended is Outcome.passed else 0.0, reason)
+
+    async def close(self) -> None:
+        """End what the player started."""
+        await self._player.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: tasks and draws follow from the step."""

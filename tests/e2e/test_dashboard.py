@@ -54,7 +54,7 @@ def farm(tmp_path: Path) -> Iterator[Farm]:
     listener = listen("127.0.0.1", 0)
     with Store.open(f"sqlite:///{tmp_path / 'farm.db'}") as store, listener:
         rows = fill(store, blobs)
-        server = uvicorn.Server(uvicorn.Config(create_app(store, blobs), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(create_app(store, blobs, tmp_path), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -36,8 +36,8 @@ def blobs(tmp_path: Path) -> FsspecBlobs:
 
 
 @pytest.fixture
-def client(store: Store, blobs: FsspecBlobs) -> TestClient:
-    return TestClient(create_app(store, blobs), base_url=LOOPBACK, raise_server_exceptions=False)
+def client(store: Store, blobs: FsspecBlobs, tmp_path: Path) -> TestClient:
+    return TestClient(create_app(store, blobs, tmp_path), base_url=LOOPBACK, raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -87,15 +87,15 @@ def test_security_headers_stand_on_pages_errors_and_static_files(client: TestCli
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_requests_to_other_names_are_refused(store: Store, blobs: FsspecBlobs) -> None:
-    app = create_app(store, blobs)
+def test_requests_to_other_names_are_refused(store: Store, blobs: FsspecBlobs, tmp_path: Path) -> None:
+    app = create_app(store, blobs, tmp_path)
     for host in ("localhost:8321", "127.0.0.1", "[::1]:8321"):
         assert TestClient(app, headers={"host": host}).get("/").status_code == 200, host
     for host in ("rebound.example", "127.0.0.1.example", ""):
         answer = TestClient(app, headers={"host": host}).get("/api/runs")
         assert answer.status_code == 421, host
         assert answer.json()["reason"] == "host_refused"
-    anyone = create_app(store, blobs, allowed_hosts=None)
+    anyone = create_app(store, blobs, tmp_path, allowed_hosts=None)
     assert TestClient(anyone, headers={"host": "farm.example"}).get("/").status_code == 200
 
 
@@ -217,7 +217,7 @@ def test_a_binary_blob_is_a_download(client: TestClient, rows: Rows) -> None:
 
 def test_a_task_whose_blobs_lie_elsewhere_is_still_shown(store: Store, rows: Rows, tmp_path: Path) -> None:
     elsewhere = FsspecBlobs(str(tmp_path / "other"))
-    page = TestClient(create_app(store, elsewhere), base_url=LOOPBACK).get(link("tasks", rows.task.id))
+    page = TestClient(create_app(store, elsewhere, tmp_path), base_url=LOOPBACK).get(link("tasks", rows.task.id))
     assert page.status_code == 200 and "The blob is not in this blob store." in page.text
 
 

@@ -97,7 +97,7 @@ def bringup_loss(policy: MiMo, batch: Sequence[Item], mark: tuple[int, int]) -> 
 
     An answer's loss is taken under the validity mask, the law that it will be drawn from."""
     samples = [sample for item in batch for sample in item.samples]
-    packed = pack(samples, row_tokens=max(item.tokens + 24 * (len(item.samples) - 1) for item in batch))
+    packed = pack(samples, row_tokens=max(item.tokens + 48 * (len(item.samples) - 1) for item in batch))
     hidden = run_trunk(policy, packed).hidden
     chosen = action_logprobs(policy, hidden, packed, Sampling())
     return BringupLoss(

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..engine.sampling import Sampling
 from ..policy import MiMo
 from ..samples import Sample, Support
+from ..text.chat import CALL, Piece
 from ..text.tokenizer import TinyTokenizer
 from ..text.trie import Trie
 from ..trainer.logprobs import token_logprobs
@@ -50,25 +51,23 @@ def edit_samples(tokenizer: TinyTokenizer, problem: Problem, edits: Sequence[int
     """A sample for each of the ``edits`` (indices) as the first answer to the page.
 
     Equal to :func:`chosen` of whole answers under :func:`~.prompt.valid`, without writing every answer out: before the
-    line number all edits are alike, and after the substitution there is no choice left.
+    substitution all edits are alike, and after the line number there is no choice left.
     """
-    whole = tokenizer.encode(answer(make(problem, problem.edits[edits[0]])))
-    head = whole[: _head(tokenizer, whole)]
-    prompt = (*tokenizer.encode(opening(problem)), *head)
-    ends = [_middle(tokenizer, edit) for edit in problem.edits]
+    prompt = (*tokenizer.encode(opening(problem)), *tokenizer.encode(_HEAD))
+    ends = [_choices(tokenizer, problem, edit) for edit in problem.edits]
     trie = Trie(ends)
     samples = [chosen(prompt, ends[index], trie) for index in edits]
     return [sample for sample in samples if sample.action_tokens]
 
 
-def _head(tokenizer: TinyTokenizer, emitted: Sequence[int]) -> int:
-    """Tokens of an edit's answer before its line number."""
-    return next(place for place, token in enumerate(emitted) if tokenizer.is_added(token))
+_HEAD = (CALL, Piece("\n<function=bash>\n<parameter=command>e="))
 
 
-def _middle(tokenizer: TinyTokenizer, edit: Edit) -> list[int]:
-    """From the line number to the end of the substitution; a blank follows, so that no token crosses it."""
-    return [tokenizer.added(edit.line), *tokenizer.encode(f")){edit.quoted}")]
+def _choices(tokenizer: TinyTokenizer, problem: Problem, edit: Edit) -> list[int]:
+    """From the substitution to the line number. Quotes stand on both sides, which no token crosses."""
+    text = f'{edit.quoted}; sed -i $(({problem.base}+{edit.line}))"'
+    ids = tokenizer.encode(text)
+    return ids[: next(place for place, token in enumerate(ids) if tokenizer.is_added(token)) + 1]
 
 
 def edit_logprobs(

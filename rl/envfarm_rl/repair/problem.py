@@ -51,9 +51,10 @@ class Problem:
     """Id of the test that may be run; empty where the tree holds none."""
 
     def command(self, edit: Edit) -> str:
-        """The edit as a bash command: ``sed -i $((119+7))'s,==,!=,' path``."""
-        # The page numbers lines from the function's first; the shell adds where the function lies in the file.
-        return f"sed -i $(({self.base}+{edit.line})){edit.quoted} {shlex.quote(self.path)}"
+        """The edit as a bash command: ``e='s,==,!=,'; sed -i $((119+7))"$e" path``."""
+        # What is changed comes before where: a policy of this size knows much sooner which changes are likely than
+        # which line looks wrong. The page numbers lines from the function's first; the shell adds where that lies.
+        return f'e={edit.quoted}; sed -i $(({self.base}+{edit.line}))"$e" {shlex.quote(self.path)}'
 
     @property
     def listing(self) -> str:

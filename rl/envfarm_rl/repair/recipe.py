@@ -87,7 +87,11 @@ class BringupRecipe(Section):
 def read_recipe(file: Path | None = None) -> BringupRecipe:
     """A recipe file; without one, that of the policy we ship. Raises ``ConfigError``."""
     try:
-        text = (files("envfarm_rl.repair") / "mimo-tiny.toml").read_text("utf-8") if file is None else file.read_text("utf-8")
+        text = (
+            (files("envfarm_rl.repair") / "mimo-tiny.toml").read_text("utf-8")
+            if file is None
+            else file.read_text("utf-8")
+        )
         return BringupRecipe.model_validate(tomllib.loads(text))
     except OSError as error:
         raise _refused(f"{file} cannot be read: {error.strerror}") from error

@@ -49,10 +49,11 @@ def repair_source(
     problems: Mapping[str, Problem],
     player: EpisodePlayer,
     runs: int = 0,
+    concurrency: int = 1024,
 ) -> AgentSource:
     """``runs`` is an episode's budget of test runs, 0 for one edit and no look at it."""
 
     def make(service: Generates, task: str, key: str, seed: int) -> EnginePolicy:
         return repair_policy(service, tokenizer, problems[task], key=key, seed=seed, sampling=sampling, runs=runs)
 
-    return AgentSource(engine=engine, tasks=sorted(problems), player=player, make=make)
+    return AgentSource(engine=engine, tasks=sorted(problems), player=player, make=make, concurrency=concurrency)

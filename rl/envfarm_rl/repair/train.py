@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from envfarm.core.errors import Reason, TrainerError
 
 from ..algorithms.head_loss import HeadLossKind, head_loss, head_places
 from ..engine.sampling import Sampling
-from ..policy import MiMo
+from ..policy import MiMo, save_policy
 from ..text.chat import CALL, END
 from ..text.tokenizer import TinyTokenizer, load_tokenizer, train_tokenizer
 from ..trainer.logprobs import run_trunk
@@ -152,12 +154,29 @@ class Bringup:
                 self._look()
                 self._save()
 
-    def _trunk_step(self, batch: Sequence[Item]) -> dict[str, float]:
+    def extend(self, seconds: float, *, share: float, seed: int) -> int:
+        """Go on with the trunk for so many seconds at a fixed share of the peak rates, on examples of another order;
+        the steps taken. Nothing is saved: this is the control that reinforcement learning is measured against."""
+        self._chunk, self._place = 1_000_000 * (seed + 1), 0
+        end, taken = time.perf_counter() + seconds, 0
+        for batch in self._batches():
+            if time.perf_counter() >= end:
+                break
+            self._trunk_step(batch, share)
+            taken += 1
+        return taken
+
+    def export(self, folder: Path) -> None:
+        """Write the checkpoint: weights in half precision, ``config.json``, ``tokenizer.json``."""
+        save_policy(copy.deepcopy(self.policy).half(), folder)
+        self.tokenizer.save(folder / "tokenizer.json")
+
+    def _trunk_step(self, batch: Sequence[Item], share: float | None = None) -> dict[str, float]:
         steps = self.recipe.training
         loss = bringup_loss(self.policy, batch, (self.tokenizer.control(END.text), self.tokenizer.control(CALL.text)))
         (loss.answer + steps.page * loss.page + steps.mark * loss.mark).backward()
         nn.utils.clip_grad_norm_(self._trunk, 1.0)
-        self._step(("muon", "adamw"), self.done, steps.steps)
+        self._step(("muon", "adamw"), rate(self.done, steps.steps, steps) if share is None else share)
         return {name: float(getattr(loss, name).detach()) for name in ("answer", "page", "mark")}
 
     def _head_step(self, batch: Sequence[Item]) -> dict[str, float]:
@@ -172,11 +191,11 @@ class Bringup:
         loss, stats = head_loss(self.policy, hidden, packed, Sampling(), kind, denominator=float(max(places, 1)))
         loss.backward()
         nn.utils.clip_grad_norm_(self._heads, 1.0)
-        self._step(("heads",), self.done - self.recipe.training.steps, self.recipe.training.head_steps)
+        steps = self.recipe.training
+        self._step(("heads",), rate(self.done - steps.steps, steps.head_steps, steps))
         return {"head_loss": float(loss.detach()), **stats.metrics()}
 
-    def _step(self, names: Sequence[str], step: int, steps: int) -> None:
-        scale = rate(step, steps, self.recipe.training)
+    def _step(self, names: Sequence[str], scale: float) -> None:
         for name in names:
             optimiser, peak = self._optimisers[name]
             for group in optimiser.param_groups:

@@ -93,6 +93,9 @@ class RecordedPlayer:
         """See the port."""
         return (await self.played(task, policy)).outcome, ""
 
+    async def close(self) -> None:
+        """Nothing: the world is its owner's."""
+
     async def played(self, task: str, policy: Policy) -> Played:
         """One episode. Raises ``ValueError`` for a call that is not valid: a record cannot answer it."""
         problem = self.problems[task]

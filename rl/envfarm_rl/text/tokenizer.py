@@ -19,8 +19,8 @@ CONTROL = (PADDING, *(piece.text for piece in SPECIALS))
 """MiMo's control tokens."""
 LISTED = re.compile(r" #(\d+)\n")
 """The end of a listed line, with its number: one token."""
-ADDED = re.compile(r"(?<=\+)(\d+)(?=\)\))")
-"""A line number in ``$((119+7))``: one token."""
+ADDED = re.compile(r"\$\(\(\d+\+(\d+)\)\)")
+"""A line number in ``$((119+7))``: one token, the 7."""
 _NUMBERS = re.compile(f"{LISTED.pattern}|{ADDED.pattern}")
 _OFTEN = (
     "== != <= >= < > + - * / // % ** = += -= *= /= //= %= -> := "
@@ -100,11 +100,13 @@ class TinyTokenizer:
         ids: list[int] = []
         at = 0
         for found in _NUMBERS.finditer(text):
+            listed = found[1] is not None
             number = int(found[1] or found[2])
             if 1 <= number <= self.lines:
-                ids += self._bytes(text[at : found.start()])
-                ids.append((self._listed if found[1] else self._added) + number - 1)
-                at = found.end()
+                start, end = found.span() if listed else found.span(2)
+                ids += self._bytes(text[at:start])
+                ids.append((self._listed if listed else self._added) + number - 1)
+                at = end
         return ids + self._bytes(text[at:])
 
     def _bytes(self, text: str) -> list[int]:

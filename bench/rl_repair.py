@@ -1,0 +1,350 @@
+"""Does training help? Repair on held-out packages, in real boxes and with real tests, against random valid edits.
+
+    python bench/rl_repair.py --home HOME --checkpoint DIR --bringup DIR --corpus DIR --train RUN --held-out RUN ...
+
+``RUN`` are build runs of ``HOME`` (``envfarm build pypi:NAME ... --synth N --no-history --run RUN``): the packages of
+``--train`` give verdicts in training, those of ``--held-out`` are never trained on, by the recipe of the checkpoint.
+
+Every valid edit of every task is put to a real box once (``HOME/repair/RUN.jsonl`` keeps what came of it): the shown
+test runs there, and where it passes the real grader judges. On that table policies are measured exactly, not by draws:
+the chance of a policy's first edit is the product of its token probabilities under the validity mask. The mask is the
+one rule for every policy and for the random baseline: an edit applies and parses, and none is made twice in an episode.
+
+1. One test run: chance to pass (temperature of each policy chosen on the train run), minus that of a random valid edit.
+2. Reinforcement learning against as many seconds of further bring-up from the same checkpoint, at temperature 1,
+   greedy, and with eight independent tries.
+3. Four test runs: episodes through the engine (edit, run, take back, next), against random edits without repetition.
+
+Intervals are 95 % of a bootstrap over tasks, seeds pooled within a task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from envfarm_rl.engine.embedded import EmbeddedEngine
+from envfarm_rl.engine.sampling import Sampling
+from envfarm_rl.engine.service import EngineService
+from envfarm_rl.policy import MiMo, load_policy
+from envfarm_rl.repair.encode import edit_logprobs
+from envfarm_rl.repair.problem import Problem
+from envfarm_rl.repair.recipe import read_recipe
+from envfarm_rl.repair.source import repair_policy
+from envfarm_rl.repair.train import Bringup
+from envfarm_rl.repair.world import RecordedPlayer, Tried
+from envfarm_rl.samples import Outcome
+from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer
+from envfarm_rl.trainer.config import parse_train_config
+from envfarm_rl.trainer.run import Run
+
+from envfarm.core.config import load_config
+from envfarm.core.errors import EnvfarmError
+from envfarm.core.stats import bootstrap
+from envfarm.wiring.app import open_app
+from envfarm.wiring.repair.boxes import BoxWorld
+from envfarm.wiring.repair.tasks import repair_tasks
+
+TEMPERATURES = (0.25, 0.5, 0.7, 1.0)
+MANY = 9
+"""Valid edits from which a function counts as one with many."""
+RUNS = 4
+TRIES = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task and what real boxes said of each of its valid edits."""
+
+    task: str
+    package: str
+    problem: Problem
+    tried: tuple[Tried, ...]
+
+    @property
+    def passes(self) -> torch.Tensor:
+        """[edits]: 1 where the verdict is a pass."""
+        return torch.tensor([float(each.passed) for each in self.tried])
+
+    @property
+    def shown(self) -> list[int]:
+        """Edits after which the shown test passes."""
+        return [index for index, each in enumerate(self.tried) if " passed" in each.line and " failed" not in each.line]
+
+
+async def table(home: Path, run: str, workers: int) -> list[Row]:
+    """The table of a build run; what is not known yet is found out in boxes."""
+    config = load_config(environ={}, flags={"home": str(home)})
+    rows: list[Row] = []
+    async with open_app(config) as app:
+        tasks = repair_tasks(app.store, app.blobs, run)
+        world = BoxWorld(app, tasks, home / "repair" / f"{run}.jsonl", concurrency=workers)
+
+        async def one(found: Any) -> None:
+            try:
+                tried = await world.all_tried(found.task.id)
+            except EnvfarmError as error:  # the boundary of one task: left out, and said
+                print(f"left out {found.task.id}: {error}", file=sys.stderr)
+                return
+            rows.append(Row(found.task.id, found.task.repo_name, found.problem, tuple(tried)))
+
+        await asyncio.gather(*(one(found) for found in tasks))
+        print(f"{run}: {len(rows)} tasks, {world.ran} edits run now, {world.graded} graded", file=sys.stderr)
+    # A page that no valid edit mends (the grader knows more tests than the statement shows) is kept: it is a task.
+    return sorted((row for row in rows if row.problem.shown_test), key=lambda row: row.task)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one policy on each task: chance to pass with one edit."""
+
+    drawn: list[float]
+    greedy: list[float]
+
+    @property
+    def eight(self) -> list[float]:
+        """Chance that at least one of eight independent tries passes."""
+        return [1 - (1 - p) ** TRIES for p in self.drawn]
+
+
+def score(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row], temperature: float = 1.0) -> Scores:
+    """Exact, from all valid edits."""
+    drawn, greedy = [], []
+    for start in range(0, len(rows), 8):
+        part = rows[start : start + 8]
+        problems = [row.problem for row in part]
+        laws = edit_logprobs(policy, tokenizer, problems, temperature=temperature)
+        sharp = edit_logprobs(policy, tokenizer, problems, temperature=1e-3)
+        drawn += [float(law.exp() @ row.passes) for law, row in zip(laws, part, strict=True)]
+        greedy += [float(row.passes[int(law.argmax())]) for law, row in zip(sharp, part, strict=True)]
+    return Scores(drawn, greedy)
+
+
+def chance(rows: Sequence[Row]) -> list[float]:
+    """Of a random valid edit."""
+    return [float(row.passes.mean()) for row in rows]
+
+
+def chance_of_four(row: Row) -> tuple[float, float]:
+    """Random edits without repetition, the shown test run after each, four runs: (chance to pass, expected runs)."""
+    n, shown = len(row.tried), row.shown
+    alive, runs, solved = 1.0, 0.0, 0.0
+    good = sum(row.tried[index].passed for index in shown) / max(len(shown), 1)
+    for made in range(min(RUNS, n)):
+        runs += alive
+        hit = alive * len(shown) / (n - made)
+        solved += hit * good
+        alive -= hit
+    return solved, runs
+
+
+async def episodes(
+    policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row], *, temperature: float, each: int, seed: int
+) -> list[tuple[float, float]]:
+    """Of each task: (share of episodes passed, mean runs), with four runs, through the engine with MTP on."""
+    engine = EmbeddedEngine(policy, max_context=4096, max_draft=3, adaptive=False)
+    service = EngineService(engine)
+    table = {row.task: row for row in rows}
+
+    class Recorded:
+        async def tried(self, task: str, edit: int) -> Tried:
+            return table[task].tried[edit]
+
+    player = RecordedPlayer({row.task: row.problem for row in rows}, Recorded(), RUNS)
+
+    async def one(row: Row, index: int) -> tuple[bool, int]:
+        key = f"{row.task}.{index}"
+        made = repair_policy(
+            service, tokenizer, row.problem, key=key, seed=seed, sampling=Sampling(temperature=temperature), runs=RUNS
+        )
+        async with service.episode(key):
+            played = await player.played(row.task, made)
+        engine.forget(key)
+        return played.outcome is Outcome.passed, played.runs
+
+    found = []
+    for start in range(0, len(rows), 16):
+        part = rows[start : start + 16]
+        flat = await asyncio.gather(*(one(row, index) for row in part for index in range(each)))
+        for place in range(len(part)):
+            mine = flat[place * each : (place + 1) * each]
+            found.append((sum(p for p, _ in mine) / each, sum(r for _, r in mine) / each))
+    return found
+
+
+def minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """Task by task."""
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def mean_of(lists: Sequence[Sequence[float]]) -> list[float]:
+    """Task by task, over seeds."""
+    return [sum(values) / len(values) for values in zip(*lists, strict=True)]
+
+
+async def reinforce(arguments: argparse.Namespace, seed: int, runs: int) -> tuple[MiMo, float, list[dict[str, Any]]]:
+    """Reinforcement learning on the train run, MTP on; the policy, its wall seconds, and its metrics."""
+    folder = Path(arguments.out) / f"rl-{runs}-{seed}"
+    record = Path(arguments.home) / "repair" / f"{arguments.train}.jsonl"
+    config = parse_train_config(
+        {
+            "policy": {"path": str(arguments.checkpoint)},
+            "engine": {"max_draft": 3, "adaptive": False, "max_context": 4096},
+            "algorithm": {"name": arguments.algorithm, "response_tokens": 8, "row_tokens": 4096},
+            "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 5},
+            "rollout": {"groups": 16, "group_size": 8},
+            "run": {"steps": arguments.steps, "checkpoint_every": arguments.steps, "seed": seed, "keep": 1},
+            "source": {
+                "path": "envfarm.wiring.repair.training:source",
+                "options": {
+                    "run": arguments.train, "home": arguments.home, "record": str(record), "runs": runs,
+                    "tokenizer": str(Path(arguments.checkpoint) / "tokenizer.json"),
+                },
+            },
+        }
+    )  # fmt: skip
+    began = time.perf_counter()
+    run = Run(folder, config)
+    await run.run(resume=folder.exists())
+    wall = time.perf_counter() - began
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return run.policy, wall, metrics
+
+
+def further(arguments: argparse.Namespace, seed: int, seconds: float) -> MiMo:
+    """The checkpoint after so many more seconds of bring-up."""
+    corpus = Path(arguments.corpus)
+    recipe = read_recipe()
+    files = [path for name in recipe.corpus.train if (path := corpus / "train" / f"{name}.zst").exists()]
+    control = Bringup(recipe, files, [], Path(arguments.bringup), pages=0)
+    control.extend(seconds, share=arguments.control_share, seed=seed)
+    return control.policy
+
+
+def best_temperature(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> float:
+    """Of highest chance to pass, on the train run; 1e-3 stands for greedy."""
+    grid = (1e-3, *TEMPERATURES)
+    return max(grid, key=lambda t: sum(score(policy, tokenizer, rows, t).drawn))
+
+
+async def main(arguments: argparse.Namespace) -> int:
+    """Run; 0 when all bars hold."""
+    torch.set_num_threads(arguments.threads)
+    home = Path(arguments.home)
+    train = await table(home, arguments.train, arguments.workers)
+    held = [row for run in arguments.held_out for row in await table(home, run, arguments.workers)]
+    many = [index for index, row in enumerate(held) if len(row.problem.edits) >= MANY]
+    tokenizer = load_tokenizer(Path(arguments.checkpoint) / "tokenizer.json")
+    before = load_policy(Path(arguments.checkpoint))
+    policies: dict[str, list[MiMo]] = {"bring-up": [before], "rl": [], "further bring-up": [], "rl, four runs": []}
+    walls = []
+    for seed in range(arguments.seeds):
+        policy, wall, metrics = await reinforce(arguments, seed, 0)
+        policies["rl"].append(policy)
+        walls.append(wall)
+        print(f"seed {seed}: {len(metrics)} steps in {wall:.0f} s", file=sys.stderr)
+        policies["further bring-up"].append(further(arguments, seed, wall))
+        policies["rl, four runs"].append((await reinforce(arguments, seed, RUNS))[0])
+    figures = {
+        "tasks": {"train": len(train), "held_out": len(held), "many": len(many)},
+        "packages": sorted({row.package for row in held}),
+        "wall_sec": walls,
+        **one_run(policies, tokenizer, train, held, many),
+        **against_bringup(policies, tokenizer, held),
+        **await four_runs(policies, tokenizer, train, held, many, arguments),
+        "arguments": vars(arguments),
+    }
+    text = json.dumps(figures, indent=1, default=str)
+    print(text)
+    if arguments.json:
+        Path(arguments.json).write_text(text)
+    return 0 if all(bar["holds"] for bar in figures["bars"].values()) else 1
+
+
+def one_run(policies, tokenizer, train, held, many) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """Part 1: every policy at its own temperature, against a random valid edit."""
+    base = chance(held)
+    rows: dict[str, Any] = {"random": bootstrap(base), "random, many": bootstrap([base[i] for i in many])}
+    for name, found in policies.items():
+        temperatures = [best_temperature(policy, tokenizer, train) for policy in found]
+        drawn = mean_of([score(p, tokenizer, held, t).drawn for p, t in zip(found, temperatures, strict=True)])
+        gain = minus(drawn, base)
+        rows[name] = {
+            "temperatures": temperatures, "passes": bootstrap(drawn), "above_random": bootstrap(gain),
+            "above_random_many": bootstrap([gain[i] for i in many]),
+        }  # fmt: skip
+    return {"one_run": rows}
+
+
+def against_bringup(policies, tokenizer, held) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """Part 2: reinforcement learning against equal seconds of further bring-up."""
+    scores = {name: [score(p, tokenizer, held) for p in found] for name, found in policies.items()}
+    pick: dict[str, Callable[[Scores], list[float]]] = {
+        "drawn": lambda s: s.drawn, "greedy": lambda s: s.greedy, "eight": lambda s: s.eight
+    }  # fmt: skip
+    means = {name: {kind: mean_of([f(s) for s in found]) for kind, f in pick.items()} for name, found in scores.items()}
+    return {
+        "levels": {name: {kind: bootstrap(values) for kind, values in kinds.items()} for name, kinds in means.items()},
+        "rl_minus_bringup": {
+            kind: bootstrap(minus(means["rl"][kind], means["further bring-up"][kind])) for kind in pick
+        },
+        "rl_minus_before": {kind: bootstrap(minus(means["rl"][kind], means["bring-up"][kind])) for kind in pick},
+    }
+
+
+async def four_runs(policies, tokenizer, train, held, many, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """Part 3, and what all bars come to."""
+    base = [chance_of_four(row) for row in held]
+    found: dict[str, Any] = {}
+    for name in ("bring-up", "rl, four runs"):
+        per_seed = [
+            await episodes(policy, tokenizer, held, temperature=arguments.temperature, each=arguments.each, seed=seed)
+            for seed, policy in enumerate(policies[name])
+        ]
+        solved = mean_of([[p for p, _ in rows] for rows in per_seed])
+        runs = mean_of([[r for _, r in rows] for rows in per_seed])
+        found[name] = {
+            "passes_many": bootstrap([solved[i] for i in many]),
+            "above_random_many": bootstrap([solved[i] - base[i][0] for i in many]),
+            "runs_per_solved_many": sum(runs[i] for i in many) / max(sum(solved[i] for i in many), 1e-9),
+        }
+    found["random"] = {
+        "passes_many": bootstrap([base[i][0] for i in many]),
+        "runs_per_solved_many": sum(base[i][1] for i in many) / max(sum(base[i][0] for i in many), 1e-9),
+    }
+    return {"four_runs": found}
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--home", required=True)
+    parser.add_argument("--checkpoint", required=True, help="folder of the bring-up's checkpoint")
+    parser.add_argument("--bringup", required=True, help="folder of the bring-up itself, for the control")
+    parser.add_argument("--corpus", required=True, help="folder of the corpus, for the control")
+    parser.add_argument("--train", required=True, help="build run whose verdicts are trained on")
+    parser.add_argument("--held-out", nargs="+", required=True, help="build runs that are measured on")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--algorithm", default="ppo_clip")
+    parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of episodes with four runs")
+    parser.add_argument("--each", type=int, default=8, help="episodes of a task with four runs")
+    parser.add_argument("--workers", type=int, default=2, help="boxes at once")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", default="/var/tmp/envfarm-rl-repair")
+    parser.add_argument("--json", default="")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(parse())))
