@@ -16,7 +16,7 @@ $(VENV)/.stamp: pyproject.toml $(wildcard constraints/*.txt)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/dev.txt --editable '.[dev]'
 	@touch $@
 
-# torch and its friends, 5 GB: apart, because neither the demo nor the default tests need them yet.
+# torch and its friends, 5 GB: apart, because the default tests do not need them.
 $(VENV)/.stamp-rl: $(VENV)/.stamp
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints/dev.txt --editable '.[dev,rl]'
 	@touch $@
@@ -33,7 +33,7 @@ setup: $(VENV)/.stamp $(AGENT)
 
 setup-rl: setup $(VENV)/.stamp-rl
 
-demo: setup
+demo: setup-rl
 	@$(BIN)/envfarm demo
 
 test: setup system

@@ -97,11 +97,12 @@ def main() -> None:
             if given.json:
                 print(json.dumps(found), flush=True)
                 continue
+            before, after = found["accepted_length"]
             print(
-                f"{rung:14} seed {seed}: pass@1 {found['first']:.3f} -> {found['last']:.3f}, greedy {found['greedy']:.3f} "
-                f"(bars {found['bar']}, reached at step {found['reached_at_step']}), accepted length {found['accepted_length'][0]:.2f} -> "
-                f"{found['accepted_length'][1]:.2f}, max |dlogp| {found['max_logprob_gap']:.1e}, "
-                f"{found['seconds']:.0f} s",
+                f"{rung:14} seed {seed}: pass@1 {found['first']:.3f} -> {found['last']:.3f}, "
+                f"greedy {found['greedy']:.3f} (bars {found['bar']}, step {found['reached_at_step']}), "
+                f"accepted length {before:.2f} -> {after:.2f}, "
+                f"max |dlogp| {found['max_logprob_gap']:.1e}, {found['seconds']:.0f} s",
                 flush=True,
             )
     sys.exit(1 if below else 0)

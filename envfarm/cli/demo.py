@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import shutil
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -22,6 +23,9 @@ from envfarm.wiring.plan import RunPlan
 from .common import ConfigFile, Home, Json, Workers, configuration, note, print_json, run_async
 from .progress import shown
 from .tables import print_funnel, print_summary
+
+if TYPE_CHECKING:
+    from envfarm.wiring.app import App
 
 app = typer.Typer(add_completion=False)
 
@@ -74,7 +78,19 @@ async def _run(config: Config, plan: RunPlan, *, resume: bool) -> dict[str, Any]
         progress = Progress(STAGES)
         async with shown(progress), _early_table(lambda: stages(built.store, RUN)):
             await work_off(built, RUN, plan, on_start=progress.start, on_event=progress.event)
-        return {"wall_sec": time.monotonic() - started} | summarise(built.store, RUN, plan)
+        figures = summarise(built.store, RUN, plan) | await _learn(built, seed=plan.seed)
+        return {"wall_sec": time.monotonic() - started} | figures
+
+
+async def _learn(app: App, *, seed: int) -> dict[str, Any]:
+    """A few steps of training on the tasks just built; nothing, and a word of it, where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        note("\nThe learning part is left out: install envfarm[rl] for it (make setup-rl).")
+        return {}
+    from envfarm.wiring.repair.demo import learn
+
+    note("\nTraining: three steps on verdicts of real boxes.")
+    return await learn(app, RUN, app.config.home_path / "train" / RUN, seed=seed)
 
 
 @contextlib.asynccontextmanager

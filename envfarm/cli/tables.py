@@ -47,6 +47,7 @@ def print_summary(figures: dict[str, Any], *, file: Any = None) -> None:
     print_table(("valid tasks", "history", "synth"), rows, title="\nTasks", file=file)
     _print_replay(figures["replay"], file)
     _print_policies(figures["policies"], file)
+    _print_learning(figures, file)
 
 
 def print_funnel(stages: list[dict[str, Any]], *, file: Any = None) -> None:
@@ -76,6 +77,30 @@ def _print_policies(policies: dict[str, Any], file: Any) -> None:
         print_table(columns, rows, title="\nPolicies", file=file)
         cache = policies["_verdict_cache"]
         print_table(("verdict cache", "hits", "of"), [("", cache["hits"], cache["of"])], file=file)
+
+
+def _print_learning(figures: dict[str, Any], file: Any) -> None:
+    if rl := figures.get("rl"):
+        rows = [
+            (step, f"{reward:.3f}", f"{length:.2f}")
+            for step, (reward, length) in enumerate(zip(rl["rewards"], rl["accepted_length"], strict=True), 1)
+        ]
+        title = f"\nTraining on {', '.join(rl['trained_on'])}: {rl['scored']} of {rl['launched']} episodes scored"
+        print_table(("step", "reward", "accepted length"), rows, title=title, file=file)
+    if repair := figures.get("repair"):
+        rows = [
+            (name, values["episodes"], percent_of(values["pass_at_1"]), span(values["interval"]))
+            for name, values in repair.items()
+            if isinstance(values, dict)
+        ]
+        title = f"\nOne valid edit, {repair['tasks']} held-out tasks of {', '.join(repair['packages'])}"
+        print_table(("policy", "episodes", "pass@1", "95 %"), rows, title=title, file=file)
+    if mtp := figures.get("mtp"):
+        rows = [
+            (name, f"{values['tokens_per_sec']:.0f}", f"{values['accepted_length']:.2f}")
+            for name, values in mtp.items()
+        ]
+        print_table(("MTP", "tokens/s", "accepted length"), rows, title="\nSpeculation, same prompts", file=file)
 
 
 def percent(count: int, total: int) -> str:

@@ -72,7 +72,7 @@ def test_a_run_is_not_begun_twice(home: Home, capsys: pytest.CaptureFixture[str]
     assert "There is a run 'digits' already" in refused(capsys, "run", home.config)
     registry.claim(home.path, "digits")
     registry.claim(home.path, "digits")  # our own
-    assert "works on the run 'digits'" in refused(capsys, "run", home.config, "--resume")
+    assert "The run 'digits' is submitted already" in refused(capsys, "run", home.config, "--resume")
 
 
 def test_a_run_to_its_end(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def test_a_few_rows_are_not_enough_to_choose_by_and_the_state_is_plain() -> None
 
 
 def test_tuning_raises_acceptance_of_heads_that_are_too_flat() -> None:
-    subject = engine(counting(DENSE, flatness=4.0), 1)
+    subject = engine(counting(DENSE, sharpness=0.6, flatness=6.0), 1)
     asked = [Request(each, 90, seed=seed) for seed, each in enumerate(prompts(60, 10))]
     rates = []
     for _ in range(3):
