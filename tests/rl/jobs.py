@@ -104,17 +104,22 @@ class Home:
         return sorted(path.name for path in (self.folder / "checkpoints").glob("step-*"))
 
     def processes(self) -> dict[int, str]:
-        """Living processes that inherited this home's mark, by id, with their command lines."""
-        found: dict[int, str] = {}
-        for path in Path("/proc").iterdir():
-            if not path.name.isdecimal() or int(path.name) == os.getpid():
-                continue
-            try:
-                if f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue  # it ended meanwhile
-        return found
+        """Living processes that this home's commands started, by id, with their command lines."""
+        return processes(self.mark)
+
+
+def processes(mark: str) -> dict[int, str]:
+    """Living processes that inherited the mark, by id, with their command lines."""
+    found: dict[int, str] = {}
+    for path in Path("/proc").iterdir():
+        if not path.name.isdecimal() or int(path.name) == os.getpid():
+            continue
+        try:
+            if f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it ended meanwhile
+    return found
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:

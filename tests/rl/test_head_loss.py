@@ -59,23 +59,23 @@ def batch() -> list[Sample]:
     ]
 
 
-def product_mask(action: Sequence[bool], head: int, first: int = 1, last: int = 2) -> list[bool]:
-    """The mask of head ``head`` by its definition: tokens t+1 ... t+2+head exist and are actions."""
+def product_mask(action: Sequence[bool], head: int, first: int = 2, last: int = 2) -> list[bool]:
+    """The mask of head ``head`` by its definition: tokens t+2 ... t+2+head exist and are actions."""
     padded = [*action, *([False] * 9)]
     return [all(padded[t + first : t + head + last + 1]) for t in range(len(action))]
 
 
 def test_truth_table_of_the_mask() -> None:
     action = [bool(int(each)) for each in "000111100110"]
-    assert usable_heads(action, 3) == [0, 0, 3, 2, 1, 0, 0, 0, 1, 0, 0, 0]
+    assert usable_heads(action, 3) == [0, 3, 3, 2, 1, 0, 0, 2, 1, 0, 0, 0]
     for sample in batch():
         usable = usable_heads(sample.action, 3)
         for head in range(3):
             assert [head < each for each in usable] == product_mask(sample.action, head)
-    assert head_places([chain(range(12), action)], 3) == 7
+    assert head_places([chain(range(12), action)], 3) == 12
 
 
-@pytest.mark.parametrize(("first", "last"), [(1, 1), (2, 2), (1, 3), (0, 2)])
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 2), (2, 3), (3, 3)])
 def test_masks_that_are_off_by_one_are_noticed(first: int, last: int) -> None:
     action = [bool(int(each)) for each in "000111100110"]
     wrong = [product_mask(action, head, first, last) for head in range(3)]
@@ -232,9 +232,9 @@ def test_with_one_head_end_to_end_is_tv() -> None:
 @pytest.mark.parametrize("kind", HeadLossKind)
 def test_a_token_without_alternative_is_accepted_and_teaches_nothing(policy: MiMo, kind: HeadLossKind) -> None:
     sample = chain([1, 2, 3, 4, 5], [0, 0, 1, 1, 1])
-    sample = replace(sample, supports=(None, None, None, (4,), (5,)))
+    sample = replace(sample, supports=(None, None, (3,), (4,), (5,)))
     loss, stats = packed_loss(policy, pack([sample], row_tokens=9), kind)
-    assert stats.overlap == stats.one_hot == stats.places == (2.0, 1.0, 0.0)
+    assert stats.overlap == stats.one_hot == stats.places == (3.0, 2.0, 1.0)
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6)
     assert not any(each.any() for each in gradients(policy, loss))
 

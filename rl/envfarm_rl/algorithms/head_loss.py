@@ -65,13 +65,13 @@ class HeadStats:
 
 
 def usable_heads(action: Sequence[bool], heads: int) -> list[int]:
-    """How many heads are trained at each place t of a chain: head k is where tokens t+1 ... t+2+k were all emitted by
-    the policy, as drafts only ever follow sampled tokens."""
-    run, found = 0, [0] * len(action)
+    """How many heads are trained at each place t of a chain: head k is where tokens t+2 ... t+2+k were all emitted by
+    the policy. Token t+1 may be heard: the first drafts of an answer follow the last token of its prompt."""
+    run, runs = 0, [0] * (len(action) + 2)
     for place in reversed(range(len(action))):
-        found[place] = min(max(run - 1, 0), heads)
         run = run + 1 if action[place] else 0
-    return found
+        runs[place] = run
+    return [min(runs[place + 2], heads) for place in range(len(action))]
 
 
 def head_places(samples: Sequence[Sample], heads: int) -> int:
@@ -147,7 +147,7 @@ def _drafts(policy: MiMo, hidden: Tensor, chains: Sequence[Chain], places: Seque
     several, and keys before a fork differ with it too. All but the window before a chain's first action is skipped.
     """
     heads = policy.heads
-    starts = {chain.index: max(0, chain.sample.action.index(True) - policy.config.window) for chain in chains}
+    starts = {chain.index: max(0, chain.sample.action.index(True) - 1 - policy.config.window) for chain in chains}
     row_of = {chain.index: row for row, chain in enumerate(chains)}
     width = max(len(chain.sample.tokens) - starts[chain.index] for chain in chains)
     tokens, nodes, positions = (torch.zeros(len(chains), width, dtype=torch.long) for _ in range(3))

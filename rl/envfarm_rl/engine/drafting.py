@@ -77,7 +77,7 @@ def draft(policy: MiMo, batch: Batch, factors: Sequence[float], uniforms: Tensor
 
 GRID = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 """Factors on the target's temperature; 0 drafts the likeliest token."""
-_ROWS, _ENOUGH, _DECAY = 8, 64, 0.98
+_ROWS, _ENOUGH, _DECAY = 16, 48, 0.98
 
 
 class DraftTemperature:

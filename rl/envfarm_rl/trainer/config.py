@@ -84,8 +84,8 @@ class HeadsSection(Section):
 
     online: bool = True
     """Train them on every batch; otherwise they stay as they are."""
-    loss: HeadLossKind = HeadLossKind.e2e_tv
-    """What they minimise."""
+    loss: HeadLossKind = HeadLossKind.soft_cross_entropy
+    """What they minimise. ``e2e_tv`` optimises accepted length itself, and wants heads that are warm."""
 
 
 class RunSection(Section):
@@ -143,7 +143,8 @@ class TrainConfig(Section):
     def load_policy(self) -> MiMo:
         """The policy that the run starts from. Raises ``ConfigError`` and ``TrainerError``."""
         if self.policy.path:
-            return load_policy(Path(self.policy.path)).to(self.policy.device)
+            # small steps would be lost in the half precision that checkpoints are stored in
+            return load_policy(Path(self.policy.path), dtype=torch.float32).to(self.policy.device)
         policy = MiMo(self.shape()).initialise(torch.Generator().manual_seed(self.run.seed))
         return policy.to(self.policy.device)
 

@@ -69,6 +69,9 @@ class Digits:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to take up."""
 
+    async def close(self) -> None:
+        """Nothing to end."""
+
 
 def encode(task: str) -> tuple[int, ...]:
     """Tokens of the digits."""

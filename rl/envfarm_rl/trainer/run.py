@@ -39,6 +39,8 @@ class RolloutSide(Protocol):
 
     async def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
+    async def close(self) -> None: ...
+
 
 class Run:
     """A training run in ``folder``: ``checkpoints/``, ``metrics.jsonl``, ``tensorboard/`` and ``status.json``."""
@@ -79,6 +81,7 @@ class Run:
                 raise
             finally:
                 self._metrics.close()
+                await self._rollouts.close()
         except asyncio.CancelledError:
             self._tell(State.cancelled)
             raise
@@ -86,6 +89,11 @@ class Run:
             self._tell_failure(error)
             raise
         return self._tell(State.finished)
+
+    @property
+    def policy(self) -> MiMo:
+        """The policy as it is now, once the run has begun."""
+        return self._trainer.policy
 
     def _admit(self, resume: bool) -> None:
         status = read_status(self._folder)

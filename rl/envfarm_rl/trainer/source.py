@@ -43,6 +43,10 @@ class EpisodeSource(Protocol):
         """Go on from there."""
         ...
 
+    async def close(self) -> None:
+        """End what it has started: boxes, say."""
+        ...
+
 
 async def refill(attempt: Callable[[int], Awaitable[Episode]], group_size: int, *, retries: int) -> tuple[Episode, ...]:
     """Episodes 0, 1, ... of a group, side by side: for those that were masked, up to ``retries`` more are run.
@@ -116,6 +120,10 @@ class Rollouts:
         """Go on from there."""
         self._engine.load_state_dict(state["engine"])
         self._source.load_state_dict(state["source"])
+
+    async def close(self) -> None:
+        """End what the source has started."""
+        await self._source.close()
 
 
 def choose_tasks(tasks: Sequence[str], count: int, *, step: int, seed: int) -> list[str]:
