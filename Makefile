@@ -41,7 +41,7 @@ test: setup system
 
 # One thread for each process: more make small models slower, and a busy machine very slow.
 test-rl: setup-rl
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/rl -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/rl -m "not slow and not gpu"
 
 test-all: setup-rl system go-test
 	@$(BIN)/python -m pytest -q -m "not k8s and not docker and not gpu"

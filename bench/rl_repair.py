@@ -2,8 +2,9 @@
 
     python bench/rl_repair.py --home HOME --checkpoint DIR --bringup DIR --corpus DIR --train RUN --held-out RUN ...
 
-``RUN`` are build runs of ``HOME`` (``envfarm build pypi:NAME ... --synth N --no-history --run RUN``): the packages of
-``--train`` give verdicts in training, those of ``--held-out`` are never trained on, by the recipe of the checkpoint.
+``RUN`` (or ``RUN:PACKAGE,PACKAGE``) are build runs of ``HOME`` (``envfarm build pypi:NAME ... --synth N --no-history
+--run RUN``): the packages of ``--train`` give verdicts in training, those of ``--held-out`` are never trained on, nor
+were they by the recipe of the checkpoint.
 
 Every valid edit of every task is put to a real box once (``HOME/repair/RUN.jsonl`` keeps what came of it): the shown
 test runs there, and where it passes the real grader judges. On that table policies are measured exactly, not by draws:
@@ -15,6 +16,7 @@ one rule for every policy and for the random baseline: an edit applies and parse
    greedy, and with eight independent tries.
 3. Four test runs: episodes through the engine (edit, run, take back, next), against random edits without repetition.
 
+Beside chance stands a blind baseline: how often each kind of change was right in the corpus, the page unread.
 Intervals are 95 % of a bootstrap over tasks, seeds pooled within a task.
 """
 
@@ -25,7 +27,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,9 @@ from envfarm_rl.engine.embedded import EmbeddedEngine
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.engine.service import EngineService
 from envfarm_rl.policy import MiMo, load_policy
+from envfarm_rl.repair.corpus import Example, read_examples
 from envfarm_rl.repair.encode import edit_logprobs
+from envfarm_rl.repair.frequencies import Frequencies
 from envfarm_rl.repair.problem import Problem
 from envfarm_rl.repair.recipe import read_recipe
 from envfarm_rl.repair.source import repair_policy
@@ -51,9 +55,11 @@ from envfarm.core.errors import EnvfarmError
 from envfarm.core.stats import bootstrap
 from envfarm.wiring.app import open_app
 from envfarm.wiring.repair.boxes import BoxWorld
+from envfarm.wiring.repair.bringup import corpus_files
 from envfarm.wiring.repair.tasks import repair_tasks
 
-TEMPERATURES = (0.25, 0.5, 0.7, 1.0)
+GRID = (1e-3, 0.25, 0.5, 0.7, 1.0)
+"""Temperatures a policy may choose from; the first stands for greedy."""
 MANY = 9
 """Valid edits from which a function counts as one with many."""
 RUNS = 4
@@ -80,12 +86,13 @@ class Row:
         return [index for index, each in enumerate(self.tried) if " passed" in each.line and " failed" not in each.line]
 
 
-async def table(home: Path, run: str, workers: int) -> list[Row]:
-    """The table of a build run; what is not known yet is found out in boxes."""
+async def table(home: Path, run: str, packages: Sequence[str], workers: int) -> list[Row]:
+    """The table of a build run, of those packages if any are named; what is not known yet is found out in boxes."""
     config = load_config(environ={}, flags={"home": str(home)})
     rows: list[Row] = []
     async with open_app(config) as app:
         tasks = repair_tasks(app.store, app.blobs, run)
+        tasks = [found for found in tasks if not packages or found.task.repo_name in packages]
         world = BoxWorld(app, tasks, home / "repair" / f"{run}.jsonl", concurrency=workers)
 
         async def one(found: Any) -> None:
@@ -99,7 +106,13 @@ async def table(home: Path, run: str, workers: int) -> list[Row]:
         await asyncio.gather(*(one(found) for found in tasks))
         print(f"{run}: {len(rows)} tasks, {world.ran} edits run now, {world.graded} graded", file=sys.stderr)
     # A page that no valid edit mends (the grader knows more tests than the statement shows) is kept: it is a task.
-    return sorted((row for row in rows if row.problem.shown_test), key=lambda row: row.task)
+    return sorted(rows, key=lambda row: row.task)
+
+
+def parts(selection: str) -> tuple[str, list[str]]:
+    """``RUN:PACKAGE,PACKAGE`` in its parts."""
+    run, _, packages = selection.partition(":")
+    return run, [name for name in packages.split(",") if name]
 
 
 @dataclass(frozen=True)
@@ -193,7 +206,8 @@ def mean_of(lists: Sequence[Sequence[float]]) -> list[float]:
 async def reinforce(arguments: argparse.Namespace, seed: int, runs: int) -> tuple[MiMo, float, list[dict[str, Any]]]:
     """Reinforcement learning on the train run, MTP on; the policy, its wall seconds, and its metrics."""
     folder = Path(arguments.out) / f"rl-{runs}-{seed}"
-    record = Path(arguments.home) / "repair" / f"{arguments.train}.jsonl"
+    train, packages = parts(arguments.train)
+    record = Path(arguments.home) / "repair" / f"{train}.jsonl"
     config = parse_train_config(
         {
             "policy": {"path": str(arguments.checkpoint)},
@@ -205,7 +219,7 @@ async def reinforce(arguments: argparse.Namespace, seed: int, runs: int) -> tupl
             "source": {
                 "path": "envfarm.wiring.repair.training:source",
                 "options": {
-                    "run": arguments.train, "home": arguments.home, "record": str(record), "runs": runs,
+                    "run": train, "packages": packages, "home": arguments.home, "record": str(record), "runs": runs,
                     "tokenizer": str(Path(arguments.checkpoint) / "tokenizer.json"),
                 },
             },
@@ -219,28 +233,32 @@ async def reinforce(arguments: argparse.Namespace, seed: int, runs: int) -> tupl
     return run.policy, wall, metrics
 
 
+def corpus_examples(arguments: argparse.Namespace) -> Iterator[Example]:
+    """What the bring-up was trained on."""
+    for path in corpus_files(Path(arguments.corpus), "train", read_recipe().corpus.train):
+        yield from read_examples(path)
+
+
 def further(arguments: argparse.Namespace, seed: int, seconds: float) -> MiMo:
     """The checkpoint after so many more seconds of bring-up."""
-    corpus = Path(arguments.corpus)
     recipe = read_recipe()
-    files = [path for name in recipe.corpus.train if (path := corpus / "train" / f"{name}.zst").exists()]
+    files = corpus_files(Path(arguments.corpus), "train", recipe.corpus.train)
     control = Bringup(recipe, files, [], Path(arguments.bringup), pages=0)
     control.extend(seconds, share=arguments.control_share, seed=seed)
     return control.policy
 
 
 def best_temperature(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> float:
-    """Of highest chance to pass, on the train run; 1e-3 stands for greedy."""
-    grid = (1e-3, *TEMPERATURES)
-    return max(grid, key=lambda t: sum(score(policy, tokenizer, rows, t).drawn))
+    """Of highest chance to pass, on the train run."""
+    return max(GRID, key=lambda t: sum(score(policy, tokenizer, rows, t).drawn))
 
 
 async def main(arguments: argparse.Namespace) -> int:
     """Run; 0 when all bars hold."""
     torch.set_num_threads(arguments.threads)
     home = Path(arguments.home)
-    train = await table(home, arguments.train, arguments.workers)
-    held = [row for run in arguments.held_out for row in await table(home, run, arguments.workers)]
+    train = await table(home, *parts(arguments.train), arguments.workers)
+    held = [row for each in arguments.held_out for row in await table(home, *parts(each), arguments.workers)]
     many = [index for index, row in enumerate(held) if len(row.problem.edits) >= MANY]
     tokenizer = load_tokenizer(Path(arguments.checkpoint) / "tokenizer.json")
     before = load_policy(Path(arguments.checkpoint))
@@ -257,11 +275,12 @@ async def main(arguments: argparse.Namespace) -> int:
         "tasks": {"train": len(train), "held_out": len(held), "many": len(many)},
         "packages": sorted({row.package for row in held}),
         "wall_sec": walls,
-        **one_run(policies, tokenizer, train, held, many),
+        **one_run(policies, Frequencies(corpus_examples(arguments)), tokenizer, train, held, many),
         **against_bringup(policies, tokenizer, held),
-        **await four_runs(policies, tokenizer, train, held, many, arguments),
+        **await four_runs(policies, tokenizer, held, arguments),
         "arguments": vars(arguments),
     }
+    figures["bars"] = bars(figures)
     text = json.dumps(figures, indent=1, default=str)
     print(text)
     if arguments.json:
@@ -269,10 +288,20 @@ async def main(arguments: argparse.Namespace) -> int:
     return 0 if all(bar["holds"] for bar in figures["bars"].values()) else 1
 
 
-def one_run(policies, tokenizer, train, held, many) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def one_run(policies, blind, tokenizer, train, held, many) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """Part 1: every policy at its own temperature, against a random valid edit."""
     base = chance(held)
     rows: dict[str, Any] = {"random": bootstrap(base), "random, many": bootstrap([base[i] for i in many])}
+
+    def unread(rows: Sequence[Row], temperature: float) -> list[float]:
+        return [float(blind.law(row.problem, temperature) @ row.passes) for row in rows]
+
+    sharp = max(GRID, key=lambda t: sum(unread(train, t)))
+    gain = minus(unread(held, sharp), base)
+    rows["change frequencies"] = {
+        "temperatures": [sharp], "passes": bootstrap(unread(held, sharp)), "above_random": bootstrap(gain),
+        "above_random_many": bootstrap([gain[i] for i in many]),
+    }  # fmt: skip
     for name, found in policies.items():
         temperatures = [best_temperature(policy, tokenizer, train) for policy in found]
         drawn = mean_of([score(p, tokenizer, held, t).drawn for p, t in zip(found, temperatures, strict=True)])
@@ -300,8 +329,10 @@ def against_bringup(policies, tokenizer, held) -> dict[str, Any]:  # type: ignor
     }
 
 
-async def four_runs(policies, tokenizer, train, held, many, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+async def four_runs(policies, tokenizer, held, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """Part 3, and what all bars come to."""
+    held = [row for row in held if row.problem.shown_test]
+    many = [index for index, row in enumerate(held) if len(row.problem.edits) >= MANY]
     base = [chance_of_four(row) for row in held]
     found: dict[str, Any] = {}
     for name in ("bring-up", "rl, four runs"):
@@ -321,6 +352,27 @@ async def four_runs(policies, tokenizer, train, held, many, arguments) -> dict[s
         "runs_per_solved_many": sum(base[i][1] for i in many) / max(sum(base[i][0] for i in many), 1e-9),
     }
     return {"four_runs": found}
+
+
+def bars(figures: dict[str, Any]) -> dict[str, Any]:
+    """The issue's, with what was measured: value, interval where it counts, and whether it holds."""
+    best, four = figures["one_run"]["rl"], figures["four_runs"]
+    gained, lost = figures["rl_minus_bringup"], figures["rl_minus_before"]
+    trained, chance_ = four["rl, four runs"], four["random"]
+    found = {
+        "one run, above random >= 0.10": (best["above_random"], 0.10, True),
+        "one run, many edits, above random >= 0.08": (best["above_random_many"], 0.08, True),
+        "rl minus bring-up, drawn >= 0.05": (gained["drawn"], 0.05, False),
+        "rl minus bring-up, greedy >= -0.01": (gained["greedy"], -0.01, False),
+        "rl minus before, eight tries >= -0.05": (lost["eight"], -0.05, False),
+        "four runs, many edits, above random >= 0.08": (trained["above_random_many"], 0.08, True),
+    }
+    table_ = {
+        name: {"value": value, "holds": value[0] >= least and (value[1] > 0 or not strict)}
+        for name, (value, least, strict) in found.items()
+    }
+    runs = trained["runs_per_solved_many"], chance_["runs_per_solved_many"]
+    return {**table_, "four runs, fewer runs per solved": {"value": runs, "holds": runs[0] < runs[1]}}
 
 
 def parse() -> argparse.Namespace:

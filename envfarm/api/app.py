@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -17,8 +18,11 @@ from . import errors, routes
 from .guard import LOOPBACK_NAMES, Guard
 
 
-def create_app(store: Store, blobs: BlobStore, allowed_hosts: Sequence[str] | None = LOOPBACK_NAMES) -> FastAPI:
-    """The application over a store and its blobs, which stay the caller's to close. It only reads.
+def create_app(
+    store: Store, blobs: BlobStore, home: Path, allowed_hosts: Sequence[str] | None = LOOPBACK_NAMES
+) -> FastAPI:
+    """The application over a store and its blobs, which stay the caller's to close, and the training runs of ``home``.
+    It only reads.
 
     ``allowed_hosts`` are the names a request may be addressed to; None is any. The default keeps a web page that
     rebinds its own name to this machine from reading tasks through somebody's browser.
@@ -32,7 +36,7 @@ def create_app(store: Store, blobs: BlobStore, allowed_hosts: Sequence[str] | No
         docs_url=None,
         redoc_url=None,
     )
-    app.state.store, app.state.blobs = store, blobs
+    app.state.store, app.state.blobs, app.state.home = store, blobs, home
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.include_router(routes.router)
     app.include_router(pages)

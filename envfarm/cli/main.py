@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("envfarm.cli.build", "Mine repositories and build validated tasks."),
     "task": ("envfarm.cli.task", "List, show, validate, grade and export tasks."),
     "rollout": ("envfarm.cli.rollout", "Play tasks with a policy and grade what it hands in."),
+    "train": ("envfarm.cli.train", "Train a policy on verdicts, here, detached, or on a Ray cluster."),
     "sandbox": ("envfarm.cli.sandbox", "Start, use and end boxes."),
     "serve": ("envfarm.cli.serve", "Serve the dashboard."),
     "doctor": ("envfarm.cli.doctor", "Say what this machine can and cannot do, and why."),

@@ -48,7 +48,9 @@ def serve(
     with contextlib.closing(listen(host, port)) as listener:
         store, blobs = open_store(settings)
         with store:
-            application = create_app(store, blobs, allowed_hosts=None if allow_remote else LOOPBACK_NAMES)
+            application = create_app(
+                store, blobs, settings.home_path, allowed_hosts=None if allow_remote else LOOPBACK_NAMES
+            )
             note(f"Serving {settings.home_path} at {address(listener)} (Ctrl-C ends it)")
             options = uvicorn.Config(application, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
             # uvicorn ends in order on a signal and then raises it again; for a server that is the normal way to end

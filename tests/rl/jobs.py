@@ -78,7 +78,9 @@ class Home:
         return subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=timeout)
 
     def status(self) -> dict[str, Any]:
-        return json.loads(self.train("status", "digits", "--json").stdout)
+        done = self.train("status", "digits", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     @contextmanager
     def started(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:

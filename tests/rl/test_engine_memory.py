@@ -116,7 +116,10 @@ def test_a_head_that_was_not_run_catches_up_with_its_window(policy: MiMo) -> Non
     found = policy.heads[0](states, embedded, positions, memory.heads[0])
     whole = policy.heads[0](hidden[:, :39], policy.embed(tokens[:, 1:]), torch.arange(39).expand(3, 39))
     for row, (length, start) in enumerate(zip(lengths.tolist(), starts.tolist(), strict=True)):
-        assert (found[row, length - start - 1] - whole[row, length - 1]).abs().max() <= 1e-5
+        assert start < length and (found[row, -1] - whole[row, length - 1]).abs().max() <= 1e-5
+    memory.begin_head(0, starts, lengths - starts)
+    last = policy.heads[0](states, embedded, positions, memory.heads[0], last=True)
+    assert (last - found[:, -1:]).abs().max() <= 1e-5
 
 
 def test_rows_move_and_are_worked_on_alone(policy: MiMo) -> None:

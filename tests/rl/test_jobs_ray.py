@@ -33,7 +33,7 @@ def free_ports(count: int) -> list[int]:
 
 def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """And what is learned is what one process learns."""
-    home, plain = Home(tmp_path / "a", steps=60), Home(tmp_path / "b", steps=60)
+    home, plain = Home(tmp_path / "a", steps=40), Home(tmp_path / "b", steps=40)
     assert plain.train("run", plain.config).returncode == 0
     with home.started("run", home.config, "--actors") as child:
         assert child.stderr is not None

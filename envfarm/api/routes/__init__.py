@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from ..errors import RESPONSES
-from . import blobs, environments, health, rollouts, runs, tasks
+from . import blobs, environments, health, rollouts, runs, tasks, training
 
 router = APIRouter()
 router.include_router(health.router)
-for module in (runs, tasks, rollouts, environments, blobs):
+for module in (runs, tasks, rollouts, environments, blobs, training):
     router.include_router(module.router, prefix="/api", responses=RESPONSES)  # pyright: ignore[reportArgumentType]

@@ -13,7 +13,7 @@ from envfarm_rl.repair.world import Tried
 from envfarm.core.box import BoxSpec
 from envfarm.core.errors import Reason, SandboxError, Tier
 from envfarm.core.ports import Sandbox
-from envfarm.core.rollout import Submission
+from envfarm.core.rollout import Submission, ToolCall
 from envfarm.core.verdict import Verdict
 from envfarm.rollout.place import place
 from envfarm.rollout.submission import Snapshot, snapshot, submission
@@ -86,30 +86,32 @@ class BoxWorld:
                 runs = [(index, *await self._run(found, index, before, sandbox)) for index in unknown]
             finally:
                 await self._app.provider.release(sandbox)
-            for index, handed_in, line in runs:
+            for index, line, handed_in in runs:
                 self.ran += 1
-                # The shown test is one of those that must pass: where it fails, the grader could only agree.
-                open_question = not found.problem.shown_test or (" passed" in line and " failed" not in line)
-                verdict = await self._grade(found, handed_in) if open_question else None
+                verdict = None if handed_in is None else await self._grade(found, handed_in)
                 self._keep(self._key(found.task.id, index), Tried(line, verdict is not None and verdict.passed))
 
-    async def _run(self, found: RepairTask, index: int, before: Snapshot, sandbox: Sandbox) -> tuple[Submission, str]:
-        """Make one edit of the untouched tree, run the shown test, and take the edit back."""
-        call = make(found.problem, found.problem.edits[index])
-        said = await run_tool(call, sandbox, timeout_sec=30, output_chars=OUTPUT_CHARACTERS)
-        handed_in = submission(found.task, before, await snapshot(found.task, sandbox))
-        if not said.endswith("[exit code 0]") or not handed_in.patch:
+    async def _run(
+        self, found: RepairTask, index: int, before: Snapshot, sandbox: Sandbox
+    ) -> tuple[str, Submission | None]:
+        """Make one edit of the untouched tree and run the shown test: what that said, and what to hand in where the
+        grader may have another opinion. The shown test is one of those that must pass: where it fails, none has."""
+        shown = bool(found.problem.shown_test)
+        parts = [REVERT, make(found.problem, found.problem.edits[index]), *([run_test(found.problem)] if shown else [])]
+        commands = [str(call.arguments["command"]) for call in parts]
+        commands.insert(2, "! git diff --quiet")
+        together = ToolCall(name="bash", arguments={"command": " && ".join(commands)})
+        said = await run_tool(together, sandbox, timeout_sec=60, output_chars=OUTPUT_CHARACTERS)
+        if not said.endswith("[exit code 0]"):
             raise SandboxError(
-                f"'{call.arguments['command']}' did nothing in a fresh box of {found.task.id}: {said.strip()}.",
+                f"'{commands[1]}' did nothing in a fresh box of {found.task.id}: {said.strip()}.",
                 reason=Reason.internal,
                 phase="repair",
                 tier=Tier.task,
             )
-        line = ""
-        if found.problem.shown_test:
-            line = await run_tool(run_test(found.problem), sandbox, timeout_sec=60, output_chars=OUTPUT_CHARACTERS)
-        await run_tool(REVERT, sandbox, timeout_sec=30, output_chars=OUTPUT_CHARACTERS)
-        return handed_in, line
+        if shown and (" passed" not in said or " failed" in said):
+            return said, None
+        return said if shown else "", submission(found.task, before, await snapshot(found.task, sandbox))
 
     async def _grade(self, found: RepairTask, handed_in: Submission) -> Verdict:
         verdict = await self._app.grader.grade(found.task, found.environment, handed_in)

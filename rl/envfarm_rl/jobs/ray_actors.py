@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import os
@@ -47,17 +48,19 @@ def cluster() -> Iterator[None]:
 class ActorRollouts:
     """See ``RolloutSide``. Where its actor's process is gone, calls raise ``TrainerError`` (retryable)."""
 
+    pid: int
+    """Of the actor's process, on whichever machine it is."""
+
     def __init__(self, config: TrainConfig, policy: MiMo) -> None:
         gpus = 0 if config.policy.device == "cpu" else 1
         # Ray makes its workers give way to everything else; training waits for this one.
         urgent = {"env_vars": {"RAY_worker_niceness": "0"}}
-        self._actor = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=urgent)(_RolloutProcess).remote()
+        self._actor: Any = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=urgent)(_RolloutProcess).remote()
         given = policy if config.policy.device == "cpu" else copy.deepcopy(policy).cpu()
         try:
-            self.pid: int = _opened(ray.get(self._actor.start.remote(config, given)))
+            self.pid = _opened(ray.get(self._actor.start.remote(config, given)))
         except RayActorError as error:  # the boundary to another process, which may be killed
             raise _died("The rollout actor's process died at its start", error) from error
-        """Of the actor's process, on whichever machine it is."""
 
     async def collect(self, step: int) -> Collected:
         """See ``RolloutSide``."""
@@ -77,13 +80,18 @@ class ActorRollouts:
         await self._ask("load_state_dict", state)
 
     async def close(self) -> None:
-        """See ``RolloutSide``. Of a process that died there is nothing to close."""
-        with suppress(RayActorError):
+        """See ``RolloutSide``. Nothing is left of the actor either."""
+        with suppress(RayActorError):  # cleanup: of a process that died there is nothing to close
             _opened(await self._actor.ask.remote("close"))
+        ray.kill(self._actor)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
+        asked = self._actor.ask.remote(method, *arguments)
         try:
-            return _opened(await self._actor.ask.remote(method, *arguments))
+            return _opened(await asked)
+        except asyncio.CancelledError:
+            ray.cancel(asked)  # cleanup: what it does for us over there ends as well
+            raise
         except RayActorError as error:  # the boundary to another process, which may be killed
             raise _died(f"The rollout actor's process {self.pid} died", error) from error
 

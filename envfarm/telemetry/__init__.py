@@ -1,0 +1,1 @@
+"""What long work tells of itself, read back without what did the work: usable alone."""
