@@ -68,6 +68,10 @@ class Reason(StrEnum):
     policy_output = "policy_output"
     engine_failed = "engine_failed"
     context_overflow = "context_overflow"
+    cluster_unreachable = "cluster_unreachable"
+    # training
+    not_finite = "not_finite"
+    batch_unusable = "batch_unusable"
     # policies and their checkpoints
     checkpoint_missing = "checkpoint_missing"
     checkpoint_corrupt = "checkpoint_corrupt"

@@ -69,7 +69,7 @@ def advantages(
 def _refused(why: str) -> TrainerError:
     return TrainerError(
         f"A group has no advantages: {why}.",
-        reason=Reason.internal,
+        reason=Reason.batch_unusable,
         phase="advantages",
         remedy="Mend the reward function; rollouts that must not count are masked, not given odd rewards.",
     )

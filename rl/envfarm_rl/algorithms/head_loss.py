@@ -133,7 +133,7 @@ def head_loss(
     if not torch.isfinite(loss):
         raise TrainerError(
             f"The loss {kind} of the heads is not finite.",
-            reason=Reason.internal,
+            reason=Reason.not_finite,
             phase="head loss",
             remedy="Resume from the last stable checkpoint with a smaller learning rate of the heads.",
         )

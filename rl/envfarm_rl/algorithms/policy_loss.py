@@ -205,7 +205,7 @@ def _check_finite(name: str, values: Tensor) -> None:
     if not torch.isfinite(values).all():
         raise TrainerError(
             f"The policy loss met values of {name} that are not finite.",
-            reason=Reason.internal,
+            reason=Reason.not_finite,
             phase="policy loss",
             remedy="Resume from the last stable checkpoint with a smaller learning rate, and look at the batch.",
         )

@@ -171,11 +171,17 @@ class Batch:
         mask[places, ids] = True
         return mask.to(self.device)
 
-    def behind(self, depth: int) -> Tensor:
-        """How many positions [B] head ``depth`` must be run over to draft, its own query among them; older ones than
-        its window are not needed."""
-        known = self.lengths[: len(self.rows)] - 1
-        return (known - self.caught[: len(self.rows), depth]).clamp_max(self._policy.config.window)
+    def behind(self, heads: int) -> Tensor:
+        """How many positions [B] the first ``heads`` heads must be run over to draft, the query among them; older ones
+        than their window are not needed."""
+        size = len(self.rows)
+        caught = self.caught[:size, :heads].amin(1)
+        return (self.lengths[:size] - 1 - caught).clamp_max(self._policy.config.window)
+
+    def embedded(self, first: int, positions: Tensor, depth: int) -> Tensor:
+        """What head ``depth`` (from 0) reads of tokens at ``positions`` [R, T] of rows ``first``, ...: [R, T, width]."""
+        tokens = self.tokens[first : first + len(positions)]
+        return self._policy.embed(tokens.gather(1, positions + 1 + depth))
 
     def drafted(self, tokens: Tensor, depth: int) -> None:
         """Note the drafts [B] at ``depth`` (from 0)."""

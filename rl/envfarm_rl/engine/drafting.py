@@ -42,29 +42,35 @@ def draft(policy: MiMo, batch: Batch, factors: Sequence[float], uniforms: Tensor
 
     A head's keys and values of a position are a function of the trunk's state there and of the token ``1 + j`` further.
     So where that token was a draft which was refused they are computed again, with whatever else a head has missed
-    while it was not asked; older positions than its window are skipped.
+    while it was not asked; older positions than its window are skipped. All heads run over the same positions, from
+    where the furthest behind of them must begin: only the last one of these is more than keys and values.
     """
     size, k = uniforms.shape
-    rows = torch.arange(size, device=batch.device)
     tokens: list[Tensor] = []
     laws: list[Tensor] = []
     logits: list[Tensor] = []
     allowed: list[Tensor | None] = []
-    known = batch.lengths[:size] - 1
-    longest = batch.caught.shape[1] + 1
-    for depth in range(k):
-        allowed.append(batch.allowed())
-        starts = known - batch.behind(depth)
-        late = (known - starts > longest).nonzero()
+    memory, known = batch.memory, batch.lengths[:size] - 1
+    if k:
+        behind = batch.behind(k)
+        late = (behind > batch.caught.shape[1] + 1).nonzero()
         if len(late):
             # Rows that have just joined come last: the others need not be padded to their length.
             first = int(late[0])
-            ends = starts[first:].maximum(known[first:] - max(depth, 1))
-            _run(policy, batch, depth, first, starts[first:], ends - starts[first:])
-            starts[first:] = ends
-        out = _run(policy, batch, depth, 0, starts, known - starts)
-        at = (known - starts - 1).clamp_min(0).to(batch.device)
-        logits.append(policy.lm_head(out[rows, at]))
+            rest = behind[first:].clamp_max(max(k - 1, 1))
+            positions, states = memory.begin_head(first, (known - behind)[first:], behind[first:] - rest)
+            for depth in range(k):
+                policy.heads[depth](
+                    states, batch.embedded(first, positions, depth), positions, memory.heads[depth], last=True
+                )
+            behind[first:] = rest
+        positions, states = memory.begin_head(0, known - behind, behind)
+    for depth in range(k):
+        allowed.append(batch.allowed())
+        out = policy.heads[depth](
+            states, batch.embedded(0, positions, depth), positions, memory.heads[depth], last=True
+        )
+        logits.append(policy.lm_head(out[:, 0]))
         laws.append(batch.laws.cooled(factors[depth]).laws(logits[-1], allowed[-1]))
         tokens.append(draw(laws[-1], uniforms[:, depth]))
         batch.drafted(tokens[-1], depth)
@@ -133,10 +139,3 @@ def overlaps(logits: Tensor, target: Tensor, sampling: Sampling, allowed: Tensor
     laws = law(logits[None] / warm[:, None, None], sampling, allowed)
     likeliest = target.gather(-1, laws[-1].argmax(-1, keepdim=True)).sum()
     return torch.cat((likeliest[None], torch.minimum(laws, target).sum((1, 2))))
-
-
-def _run(policy: MiMo, batch: Batch, depth: int, first: int, starts: Tensor, counts: Tensor) -> Tensor:
-    """Head ``depth`` over ``counts`` [R] positions from ``starts`` [R], rows ``first``, ...: [R, T, width]."""
-    positions, states = batch.memory.begin_head(first, starts, counts)
-    tokens = batch.tokens[first : first + len(starts)].gather(1, positions + 1 + depth)
-    return policy.heads[depth](states, policy.embed(tokens), positions, batch.memory.heads[depth])

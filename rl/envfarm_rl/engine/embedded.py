@@ -224,7 +224,7 @@ class EmbeddedEngine:
         k = self._max_draft if self._length is None else self._length.choose(size)
         began = time.perf_counter()
         # Heads that must catch up first take time that no step takes again.
-        usual = all(int(batch.behind(depth).max()) <= self._max_draft + 1 for depth in range(k))
+        usual = k == 0 or int(batch.behind(k).max()) <= self._max_draft + 1
         draws = uniforms(batch.seeds[:size], batch.emitted[:size], 2 * k + 1).to(batch.device)
         drafts = draft(self.policy, batch, self._temperature.factors, draws[:, :k])
         hidden = batch.run(0, batch.lengths[:size] - 1, torch.full((size,), k + 1))

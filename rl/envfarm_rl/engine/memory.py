@@ -20,12 +20,12 @@ class Slots:
     if at most ``size - window`` tokens are taken back.
     """
 
-    def __init__(self, size: int, *, window: int | None) -> None:
+    def __init__(self, size: int, *, groups: int, window: int | None) -> None:
         self.size = size
-        self._window = window
+        self._groups, self._window = groups, window
         self.first = self.used = 0
         """First row of the pass, and slots that any of its queries may need."""
-        self.rows = self.places = self.seen = torch.zeros(0)
+        self.rows = self.places = self.seen = self.lines = torch.zeros(0)
         self.joins = False
         """Whether queries read what was held beside what is new: a long pass overwrites what its own first queries
         need."""
@@ -47,6 +47,7 @@ class Slots:
             self.places = torch.where(positions == EMPTY, self.size, positions)
             # A slot's own number is its position; what lies beyond a row's end is later than all its queries.
             self.seen = torch.arange(self.used, device=device).expand(len(starts), -1)
+            self._find_lines()
             return
         self.joins = positions.shape[1] > self.size - self._window + 1
         held = starts if self.joins else ends
@@ -59,6 +60,12 @@ class Slots:
             self.seen = torch.cat((self.seen, positions), dim=1)
             unkept = unkept | (positions < (ends - self.size).to(device)[:, None])
         self.places = torch.where(unkept, self.size, positions % self.size)
+        self._find_lines()
+
+    def _find_lines(self) -> None:
+        """Where new keys lie in a layer's tensor [rows, groups, slots + 1, dim] seen as lines of ``dim``."""
+        heads = self.rows[:, None] * self._groups + torch.arange(self._groups, device=self.rows.device)[:, None]
+        self.lines = (heads * (self.size + 1) + self.places[:, None]).flatten()
 
 
 class LayerMemory:
@@ -84,9 +91,8 @@ class LayerMemory:
             seen = torch.cat((self.keys[window], keys), dim=2), torch.cat((self.values[window], values), dim=2)
         else:
             seen = self.keys[window], self.values[window]
-        # Advanced indices stand first in the result: [R, T, groups, dim].
-        self.keys[slots.rows, :, slots.places] = keys.transpose(1, 2).to(self.keys.dtype)
-        self.values[slots.rows, :, slots.places] = values.transpose(1, 2).to(self.values.dtype)
+        for held, new in ((self.keys, keys), (self.values, values)):
+            held.view(-1, held.shape[-1]).index_copy_(0, slots.lines, new.to(held.dtype).reshape(-1, held.shape[-1]))
         return *seen, slots.seen
 
 
@@ -118,8 +124,12 @@ class Memory:
 
         ring = config.window + spare
         self._device = device
-        self._slots = {GLOBAL: Slots(slots, window=None), WINDOW: Slots(ring, window=config.window)}
-        self._head_slots = Slots(ring, window=config.window)
+        groups, window = config.key_value_heads(WINDOW), config.window
+        self._slots = {
+            GLOBAL: Slots(slots, groups=config.key_value_heads(GLOBAL), window=None),
+            WINDOW: Slots(ring, groups=groups, window=window),
+        }
+        self._head_slots = Slots(ring, groups=groups, window=window)
         self.trunk: Sequence[LayerMemory] = [layer(kind, self._slots[kind]) for kind in config.hybrid_layer_pattern]
         self.heads: Sequence[LayerMemory] = [layer(WINDOW, self._head_slots) for _ in range(heads)]
         self.states = tensor(rows, ring + 1, config.hidden_size) if heads else None
@@ -139,9 +149,10 @@ class Memory:
             self.states[ring.rows, ring.places] = hidden.to(self.states.dtype)
 
     def begin_head(self, first: int, starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Begin a pass of one head: as :meth:`begin`, and the trunk's states [R, T, width] there."""
+        """Begin passes of heads: as :meth:`begin`, but with :data:`EMPTY` on the left, so that each sequence's last
+        position comes last; and the trunk's states [R, T, width] there."""
         assert self.states is not None, "this memory was made without heads"
-        positions = _positions(starts, counts).to(self._device)
+        positions = _positions(starts, counts, right=True).to(self._device)
         slots = self._head_slots
         slots.begin(first, starts, counts, positions)
         # Zeros where there is nothing: a draft from no state at all must not depend on what others threw away.
@@ -188,10 +199,14 @@ def memory_bytes(config: MiMoConfig, tokens: int, *, spare: int, heads: int, ele
     return (kept + (config.hidden_size * ring if heads else 0)) * element_bytes
 
 
-def _positions(starts: Tensor, counts: Tensor) -> Tensor:
-    """[R, T], right-padded. At least one column, so that a pass over nothing is still a pass."""
-    offsets = torch.arange(max(1, int(counts.max())))
-    return (starts[:, None] + offsets).masked_fill(offsets >= counts[:, None], EMPTY)
+def _positions(starts: Tensor, counts: Tensor, *, right: bool = False) -> Tensor:
+    """[R, T], padded on the right, or on the left where they are to end on the ``right``. At least one column, so that
+    a pass over nothing is still a pass."""
+    longest = max(1, int(counts.max()))
+    offsets = torch.arange(longest).expand(len(counts), -1)
+    if right:
+        offsets = offsets - (longest - counts[:, None])
+    return (starts[:, None] + offsets).masked_fill((offsets < 0) | (offsets >= counts[:, None]), EMPTY)
 
 
 def _wider(tensor: Tensor, slots: int) -> Tensor:

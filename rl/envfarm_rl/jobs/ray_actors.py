@@ -28,7 +28,7 @@ LOCAL_STORE_BYTES = 200_000_000
 @contextmanager
 def cluster() -> Iterator[None]:
     """Ray, for this process: the cluster that ``RAY_ADDRESS`` names (in a Ray job, its own), or else one that is
-    started here and ends with the block. Raises ``TrainerError`` (engine_failed) where it cannot be reached."""
+    started here and ends with the block. Raises ``TrainerError`` (cluster_unreachable) where it cannot be reached."""
     own = {"num_cpus": LOCAL_CPUS, "include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
     address = os.environ.get("RAY_ADDRESS")
     try:
@@ -36,7 +36,7 @@ def cluster() -> Iterator[None]:
     except (ConnectionError, RuntimeError, RayError) as error:  # the boundary to the cluster
         raise TrainerError(
             f"Ray {f'at {address} cannot be reached' if address else 'cannot be started'}: {str(error)[:300]}",
-            reason=Reason.engine_failed,
+            reason=Reason.cluster_unreachable,
             phase="ray",
         ) from error
     try:

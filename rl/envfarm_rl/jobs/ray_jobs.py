@@ -100,7 +100,7 @@ def _token_file() -> Path:
 def _failed(address: str, why: str, error: Exception, remedy: str = "") -> TrainerError:
     return TrainerError(
         f"The Ray head at {address} {why}.",
-        reason=Reason.engine_failed,
+        reason=Reason.cluster_unreachable,
         phase="ray",
         remedy=remedy,
         detail=f"{type(error).__name__}: {error}",

@@ -23,6 +23,28 @@ class KeyValues(Protocol):
         ...
 
 
+class Places:
+    """Where the tokens of a pass stand, as layers of one kind see it: worked out once, not again in each layer."""
+
+    def __init__(self, config: MiMoConfig, kind: int, positions: Tensor, allowed: Tensor | None = None) -> None:
+        """``positions`` [B, T]; ``allowed`` [B, T, S] (bool) narrows further who sees whom: several answers to one
+        prompt, packed documents."""
+        self.positions = positions
+        self.cos, self.sin = rotation(positions, config.rotary_dim, config.theta(kind))
+        self._window = config.window if kind == WINDOW else None
+        self._allowed = allowed
+        self._known: tuple[Tensor, bool, Tensor] | None = None
+
+    def mask(self, seen: Tensor, last: bool) -> Tensor:
+        """Which of the keys at positions ``seen`` [B, S] each query, or the last one alone, sees: [B, T or 1, S]."""
+        if self._known is None or self._known[0] is not seen or self._known[1] is not last:
+            mask = visible(self.positions[:, -1:] if last else self.positions, seen, self._window)
+            if self._allowed is not None:
+                mask = mask & (self._allowed[:, -1:] if last else self._allowed)
+            self._known = seen, last, mask
+        return self._known[2]
+
+
 class Attention(nn.Module):
     """One layer's attention. ``kind`` is one of ``GLOBAL``, ``WINDOW``."""
 
@@ -30,9 +52,7 @@ class Attention(nn.Module):
         super().__init__()
         self.queries, self.groups = config.query_heads(kind), config.key_value_heads(kind)
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
-        self.window = config.window if kind == WINDOW else None
         self.value_scale = config.attention_value_scale
-        self.rotary_dim, self.theta = config.rotary_dim, config.theta(kind)
         width = config.hidden_size
         self.q_proj = nn.Linear(width, self.queries * self.head_dim, bias=False)
         self.k_proj = nn.Linear(width, self.groups * self.head_dim, bias=False)
@@ -40,26 +60,20 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.queries * self.v_head_dim, width, bias=False)
         self.attention_sink_bias = nn.Parameter(torch.zeros(self.queries)) if config.has_sinks(kind) else None
 
-    def forward(
-        self, x: Tensor, positions: Tensor, cache: KeyValues | None = None, allowed: Tensor | None = None
-    ) -> Tensor:
-        """``x`` [B, T, hidden] at ``positions`` [B, T] -> [B, T, hidden].
-
-        ``allowed`` [B, T, S] (bool) narrows further who sees whom: several answers to one prompt, packed documents.
-        """
+    def forward(self, x: Tensor, places: Places, cache: KeyValues | None = None, *, last: bool = False) -> Tensor:
+        """``x`` [B, T, hidden] -> [B, T, hidden]; with ``last`` only the last token's, [B, 1, hidden]: the others give
+        keys and values and nothing else."""
         batch, length, _ = x.shape
-        q = self.q_proj(x).view(batch, length, self.queries, self.head_dim).transpose(1, 2)
+        cos, sin, seen = places.cos, places.sin, places.positions
         k = self.k_proj(x).view(batch, length, self.groups, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, self.groups, self.v_head_dim).transpose(1, 2) * self.value_scale
-        cos, sin = rotation(positions, self.rotary_dim, self.theta)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        seen = positions
+        k = rotate(k, cos, sin)
         if cache is not None:
-            k, v, seen = cache.extend(k, v, positions)
-        mask = visible(positions, seen, self.window)
-        if allowed is not None:
-            mask = mask & allowed
-        out = attend(q, k, v, mask, self.attention_sink_bias)
+            k, v, seen = cache.extend(k, v, seen)
+        if last:
+            x, cos, sin, length = x[:, -1:], cos[:, :, -1:], sin[:, :, -1:], 1
+        q = self.q_proj(x).view(batch, length, self.queries, self.head_dim).transpose(1, 2)
+        out = attend(rotate(q, cos, sin), k, v, places.mask(seen, last), self.attention_sink_bias)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -72,20 +86,20 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
 
 
 def rotation(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [B, 1, T, dim] of the rotated dimensions, in fp32."""
+    """Cosines and sines [B, 1, T, dim / 2] by which pairs of the ``dim`` rotated dimensions turn, in fp32."""
     frequencies = theta ** -(torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
     angles = positions[:, None, :, None].float() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first ``cos.shape[-1]`` dimensions of heads ``x`` [B, H, T, D], halves against each other (NeoX)."""
-    dim = cos.shape[-1]
-    turned, rest = x[..., :dim], x[..., dim:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x.dtype)
-    return torch.cat((turned, rest), dim=-1)
+    """Rotate the first dimensions of heads ``x`` [B, H, T, D], as many as :func:`rotation` has pairs for, halves
+    against each other (NeoX)."""
+    half = cos.shape[-1]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat((*turned, rest), dim=-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sinks: Tensor | None) -> Tensor:
@@ -129,18 +143,11 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sinks: Tensor | None) 
 def _stepwise(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sinks: Tensor | None) -> Tensor:
     batch, heads, length, dim = q.shape
     groups = k.shape[1]
-    q = q.reshape(batch, groups, heads // groups * length, dim)
-    scores = (q @ k.transpose(-1, -2)).view(batch, heads, length, -1) * dim**-0.5
-    scores = scores.masked_fill(~mask[:, None], float("-inf"))
-    top = scores.amax(dim=-1, keepdim=True)
-    if sinks is not None:
-        column = sinks.to(scores.dtype).view(1, heads, 1, 1).expand(batch, -1, length, -1)
-        top = torch.maximum(top, column)
-    top = top.detach().clamp_min(torch.finfo(scores.dtype).min)
-    weights = (scores - top).exp()
-    total = weights.sum(dim=-1, keepdim=True)
-    if sinks is not None:
-        total = total + (column - top).exp()
-    weights = weights / total.clamp_min(torch.finfo(scores.dtype).tiny)
-    weights = weights.view(batch, groups, heads // groups * length, -1)
-    return (weights.to(v.dtype) @ v).view(batch, heads, length, -1)
+    shape = batch, groups, heads // groups * length, -1
+    scores = ((q * dim**-0.5).reshape(batch, groups, -1, dim) @ k.transpose(-1, -2)).view(batch, heads, length, -1)
+    scores = torch.where(mask[:, None], scores, float("-inf"))
+    # one column more takes the sink's mass, and all of it where there is nothing else to see
+    column = scores.new_full((1,), torch.finfo(scores.dtype).min) if sinks is None else sinks.to(scores.dtype)
+    column = column.view(1, -1, 1, 1).expand(batch, heads, length, 1)
+    weights = torch.cat((scores, column), dim=-1).softmax(dim=-1)[..., :-1]
+    return (weights.view(shape).to(v.dtype) @ v).view(batch, heads, length, -1)

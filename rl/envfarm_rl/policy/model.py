@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .attention import Attention, KeyValues
+from .attention import Attention, KeyValues, Places
 from .config import WINDOW, MiMoConfig
 from .experts import MLP, Experts, Router
 
@@ -23,8 +24,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
-        wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
 
 
 class Layer(nn.Module):
@@ -34,16 +34,17 @@ class Layer(nn.Module):
         super().__init__()
         width, eps = config.hidden_size, config.layernorm_epsilon
         self.input_layernorm = RMSNorm(width, eps)
-        self.self_attn = Attention(config, config.hybrid_layer_pattern[index])
+        self.kind = config.hybrid_layer_pattern[index]
+        self.self_attn = Attention(config, self.kind)
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.routed = bool(config.moe_layer_freq[index])
         self.mlp = Experts(config) if self.routed else MLP(width, config.intermediate_size)
 
     def forward(
-        self, x: Tensor, positions: Tensor, cache: KeyValues | None, allowed: Tensor | None, route: Tensor | None
+        self, x: Tensor, places: Places, cache: KeyValues | None, route: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """The block's output and, where it has experts, the route taken."""
-        x = x + self.self_attn(self.input_layernorm(x), positions, cache, allowed)
+        x = x + self.self_attn(self.input_layernorm(x), places, cache)
         inner = self.post_attention_layernorm(x)
         if not self.routed:
             return x + self.mlp(inner), None
@@ -62,6 +63,7 @@ class MTPHead(nn.Module):
     def __init__(self, config: MiMoConfig) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.layernorm_epsilon
+        self._config = config
         self.enorm = RMSNorm(width, eps)
         self.hnorm = RMSNorm(width, eps)
         self.eh_proj = nn.Linear(2 * width, width, bias=False)
@@ -77,11 +79,15 @@ class MTPHead(nn.Module):
         embedded: Tensor,
         positions: Tensor,
         cache: KeyValues | None = None,
-        allowed: Tensor | None = None,
+        *,
+        last: bool = False,
     ) -> Tensor:
-        """``hidden`` and ``embedded`` [B, T, width] -> what ``lm_head`` takes, [B, T, width]."""
+        """``hidden`` and ``embedded`` [B, T, width] -> what ``lm_head`` takes, [B, T, width]; with ``last`` only at the
+        last position, [B, 1, width]: the others are remembered and nothing else."""
         x = self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(hidden)), dim=-1))
-        x = x + self.self_attn(self.input_layernorm(x), positions, cache, allowed)
+        places = Places(self._config, WINDOW, positions)
+        added = self.self_attn(self.input_layernorm(x), places, cache, last=last)
+        x = (x[:, -1:] if last else x) + added
         x = x + self.mlp(self.pre_mlp_layernorm(x))
         return self.final_layernorm(x)
 
@@ -144,16 +150,17 @@ class MiMo(nn.Module):
     ) -> Forward:
         """Run the blocks over ``tokens`` [B, T] at ``positions`` [B, T] (0, 1, ... by default).
 
-        ``caches`` holds one memory for each layer; ``allowed`` narrows who sees whom (see :class:`Attention`);
+        ``caches`` holds one memory for each layer; ``allowed`` narrows who sees whom (see :class:`Places`);
         ``routes`` replays the experts of an earlier pass, None in a layer's place for live routing.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         x = self.embed(tokens)
+        kinds = {kind: Places(self.config, kind, positions, allowed) for kind in set(self.config.hybrid_layer_pattern)}
         taken: list[Tensor | None] = []
         for index, layer in enumerate(self.model.layers):
             cache = caches[index] if caches is not None else None
-            x, route = layer(x, positions, cache, allowed, routes[index] if routes is not None else None)
+            x, route = layer(x, kinds[layer.kind], cache, routes[index] if routes is not None else None)
             taken.append(route)
         return Forward(x, tuple(taken))
 

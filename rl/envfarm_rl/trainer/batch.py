@@ -145,7 +145,7 @@ def _outcome(episode: Episode, oldest: int) -> Outcome:
 def _refused(why: str) -> TrainerError:
     return TrainerError(
         f"The batch cannot be trained: {why}.",
-        reason=Reason.internal,
+        reason=Reason.batch_unusable,
         phase="batch",
         remedy="Mend the source of episodes.",
     )

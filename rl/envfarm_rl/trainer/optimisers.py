@@ -157,7 +157,7 @@ def _clip(what: str, parameters: Iterable[Tensor], most: float) -> float:
     if not torch.isfinite(norm):
         raise TrainerError(
             f"The gradient of {what} is not finite.",
-            reason=Reason.internal,
+            reason=Reason.not_finite,
             phase="optimiser step",
             remedy="Resume from the last stable checkpoint with a smaller learning rate, and look at the batch.",
         )
