@@ -1,6 +1,6 @@
 """Does training help? Repair on held-out packages, in real boxes and with real tests, against random valid edits.
 
-    python bench/rl_repair.py --home HOME --checkpoint DIR --bringup DIR --corpus DIR --train RUN --held-out RUN ...
+    python -m bench.rl_repair --home HOME --checkpoint DIR --bringup DIR --corpus DIR --train RUN --held-out RUN ...
 
 ``RUN`` (or ``RUN:PACKAGE,PACKAGE``) are build runs of ``HOME`` (``envfarm build pypi:NAME ... --synth N --no-history
 --run RUN``): the packages of ``--train`` give verdicts in training, those of ``--held-out`` are never trained on, nor
@@ -40,7 +40,6 @@ from envfarm_rl.policy import MiMo, load_policy
 from envfarm_rl.repair.corpus import Example, read_examples
 from envfarm_rl.repair.encode import edit_logprobs
 from envfarm_rl.repair.frequencies import Frequencies
-from envfarm_rl.repair.problem import Problem
 from envfarm_rl.repair.recipe import read_recipe
 from envfarm_rl.repair.source import repair_policy
 from envfarm_rl.repair.train import Bringup
@@ -50,69 +49,16 @@ from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer
 from envfarm_rl.trainer.config import parse_train_config
 from envfarm_rl.trainer.run import Run
 
-from envfarm.core.config import load_config
-from envfarm.core.errors import EnvfarmError
 from envfarm.core.stats import bootstrap
-from envfarm.wiring.app import open_app
-from envfarm.wiring.repair.boxes import BoxWorld
 from envfarm.wiring.repair.bringup import corpus_files
-from envfarm.wiring.repair.tasks import repair_tasks
+
+from .repair_table import RUNS, Row, chance, chance_of_four, parts, table
 
 GRID = (1e-3, 0.25, 0.5, 0.7, 1.0)
 """Temperatures a policy may choose from; the first stands for greedy."""
 MANY = 9
 """Valid edits from which a function counts as one with many."""
-RUNS = 4
 TRIES = 8
-
-
-@dataclass(frozen=True)
-class Row:
-    """A task and what real boxes said of each of its valid edits."""
-
-    task: str
-    package: str
-    problem: Problem
-    tried: tuple[Tried, ...]
-
-    @property
-    def passes(self) -> torch.Tensor:
-        """[edits]: 1 where the verdict is a pass."""
-        return torch.tensor([float(each.passed) for each in self.tried])
-
-    @property
-    def shown(self) -> list[int]:
-        """Edits after which the shown test passes."""
-        return [index for index, each in enumerate(self.tried) if " passed" in each.line and " failed" not in each.line]
-
-
-async def table(home: Path, run: str, packages: Sequence[str], workers: int) -> list[Row]:
-    """The table of a build run, of those packages if any are named; what is not known yet is found out in boxes."""
-    config = load_config(environ={}, flags={"home": str(home)})
-    rows: list[Row] = []
-    async with open_app(config) as app:
-        tasks = repair_tasks(app.store, app.blobs, run)
-        tasks = [found for found in tasks if not packages or found.task.repo_name in packages]
-        world = BoxWorld(app, tasks, home / "repair" / f"{run}.jsonl", concurrency=workers)
-
-        async def one(found: Any) -> None:
-            try:
-                tried = await world.all_tried(found.task.id)
-            except EnvfarmError as error:  # the boundary of one task: left out, and said
-                print(f"left out {found.task.id}: {error}", file=sys.stderr)
-                return
-            rows.append(Row(found.task.id, found.task.repo_name, found.problem, tuple(tried)))
-
-        await asyncio.gather(*(one(found) for found in tasks))
-        print(f"{run}: {len(rows)} tasks, {world.ran} edits run now, {world.graded} graded", file=sys.stderr)
-    # A page that no valid edit mends (the grader knows more tests than the statement shows) is kept: it is a task.
-    return sorted(rows, key=lambda row: row.task)
-
-
-def parts(selection: str) -> tuple[str, list[str]]:
-    """``RUN:PACKAGE,PACKAGE`` in its parts."""
-    run, _, packages = selection.partition(":")
-    return run, [name for name in packages.split(",") if name]
 
 
 @dataclass(frozen=True)
@@ -139,24 +85,6 @@ def score(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row], temperatu
         drawn += [float(law.exp() @ row.passes) for law, row in zip(laws, part, strict=True)]
         greedy += [float(row.passes[int(law.argmax())]) for law, row in zip(sharp, part, strict=True)]
     return Scores(drawn, greedy)
-
-
-def chance(rows: Sequence[Row]) -> list[float]:
-    """Of a random valid edit."""
-    return [float(row.passes.mean()) for row in rows]
-
-
-def chance_of_four(row: Row) -> tuple[float, float]:
-    """Random edits without repetition, the shown test run after each, four runs: (chance to pass, expected runs)."""
-    n, shown = len(row.tried), row.shown
-    alive, runs, solved = 1.0, 0.0, 0.0
-    good = sum(row.tried[index].passed for index in shown) / max(len(shown), 1)
-    for made in range(min(RUNS, n)):
-        runs += alive
-        hit = alive * len(shown) / (n - made)
-        solved += hit * good
-        alive -= hit
-    return solved, runs
 
 
 async def episodes(
