@@ -90,7 +90,7 @@ async def _learn(app: App, *, seed: int) -> dict[str, Any]:
     from envfarm.wiring.repair.demo import learn
 
     note("\nTraining: three steps on verdicts of real boxes.")
-    return await learn(app, RUN, app.config.home_path / "train" / RUN, seed=seed)
+    return await learn(app, RUN, seed=seed)
 
 
 @contextlib.asynccontextmanager

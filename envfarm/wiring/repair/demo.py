@@ -16,6 +16,7 @@ from envfarm_rl.engine.embedded import EmbeddedEngine
 from envfarm_rl.engine.requests import Request
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.engine.service import EngineService
+from envfarm_rl.jobs import registry
 from envfarm_rl.policy import MiMo, load_policy
 from envfarm_rl.repair.prompt import opening, stop, valid
 from envfarm_rl.repair.protocol import State, calls
@@ -31,6 +32,7 @@ from envfarm_rl.trainer.run import Run
 from envfarm.core.ids import stable_seed
 from envfarm.core.ports import Policy
 from envfarm.core.stats import bootstrap
+from envfarm.telemetry.training import TRAIN, Job
 
 from ..app import App
 from .boxes import BoxWorld
@@ -44,8 +46,9 @@ ROUNDS = 3
 CONTEXT = 4096
 
 
-async def learn(app: App, run: str, folder: Path, *, seed: int) -> dict[str, Any]:
-    """``rl``, ``repair`` and ``mtp`` of the report; empty where the run has no tasks of two packages that fit."""
+async def learn(app: App, run: str, *, seed: int) -> dict[str, Any]:
+    """``rl``, ``repair`` and ``mtp`` of the report; empty where the run has no tasks of two packages that fit. The
+    training run is listed under the build run's name, in place of an earlier one."""
     tasks = await asyncio.to_thread(repair_tasks, app.store, app.blobs, run)
     packages = sorted({each.task.repo_name for each in tasks})
     if len(packages) < 2:
@@ -54,12 +57,16 @@ async def learn(app: App, run: str, folder: Path, *, seed: int) -> dict[str, Any
     held_out = [each for each in tasks if each.task.repo_name not in trained_on]
     checkpoint = shipped_checkpoint()
     tokenizer = load_tokenizer(checkpoint / "tokenizer.json")
-    shutil.rmtree(folder, ignore_errors=True)
+    config = _config(app, run, checkpoint, trained_on, seed)
+    home = app.config.home_path
+    shutil.rmtree(home / TRAIN / run, ignore_errors=True)
+    folder = registry.create(home, run, config.resolved(), Job())
+    registry.claim(home, run)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of so small a model, more threads only wait for each other
     try:
-        trained = Run(folder, _config(app, run, checkpoint, trained_on, seed))
-        await trained.run()
+        trained = Run(folder, config)
+        await trained.run(resume=True)
         before = load_policy(checkpoint, dtype=torch.float32)
         return {
             "rl": _rl(folder, trained_on),

@@ -179,7 +179,7 @@ class Batch:
         return (self.lengths[:size] - 1 - caught).clamp_max(self._policy.config.window)
 
     def embedded(self, first: int, positions: Tensor, depth: int) -> Tensor:
-        """What head ``depth`` (from 0) reads of tokens at ``positions`` [R, T] of rows ``first``, ...: [R, T, width]."""
+        """What head ``depth`` (from 0) reads at ``positions`` [R, T] of rows ``first``, ...: [R, T, width]."""
         tokens = self.tokens[first : first + len(positions)]
         return self._policy.embed(tokens.gather(1, positions + 1 + depth))
 

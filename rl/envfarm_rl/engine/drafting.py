@@ -26,6 +26,8 @@ class Drafts:
     """Of each depth [B, V], before mask and temperature."""
     allowed: Sequence[Tensor | None]
     """Of each depth and of the token after the drafts: [B, V], None where all are."""
+    late: bool = False
+    """Whether heads had to catch up first, which takes time that no step takes again."""
 
     def masks(self) -> Tensor | None:
         """All of ``allowed`` together: [B, k + 1, V]."""
@@ -50,35 +52,33 @@ def draft(policy: MiMo, batch: Batch, factors: Sequence[float], uniforms: Tensor
     laws: list[Tensor] = []
     logits: list[Tensor] = []
     allowed: list[Tensor | None] = []
-    memory, known = batch.memory, batch.lengths[:size] - 1
-    if k:
-        behind = batch.behind(k)
-        late = (behind > batch.caught.shape[1] + 1).nonzero()
-        if len(late):
-            # Rows that have just joined come last: the others need not be padded to their length.
-            first = int(late[0])
-            rest = behind[first:].clamp_max(max(k - 1, 1))
-            positions, states = memory.begin_head(first, (known - behind)[first:], behind[first:] - rest)
-            for depth in range(k):
-                policy.heads[depth](
-                    states, batch.embedded(first, positions, depth), positions, memory.heads[depth], last=True
-                )
-            behind[first:] = rest
-        positions, states = memory.begin_head(0, known - behind, behind)
+    heads, memory, known = policy.heads, batch.memory, batch.lengths[:size] - 1
+    if not k:
+        nothing = torch.zeros(size, 0, dtype=torch.long, device=batch.device)
+        none = torch.zeros(size, 0, policy.config.vocab_size, device=batch.device)
+        return Drafts(nothing, none, logits, [batch.allowed()])
+    behind = batch.behind(k)
+    usual = batch.caught.shape[1] + 1
+    late = int(behind.max()) > usual
+    if late:
+        # Rows that have just joined come last: the others need not be padded to their length.
+        first = int((behind > usual).nonzero()[0])
+        rest = behind[first:].clamp_max(max(k - 1, 1))
+        positions, states = memory.begin_head(first, (known - behind)[first:], behind[first:] - rest)
+        for depth in range(k):
+            heads[depth](states, batch.embedded(first, positions, depth), positions, memory.heads[depth], last=True)
+        behind[first:] = rest
+    positions, states = memory.begin_head(0, known - behind, behind)
+    places = heads[0].places(positions)
     for depth in range(k):
         allowed.append(batch.allowed())
-        out = policy.heads[depth](
-            states, batch.embedded(0, positions, depth), positions, memory.heads[depth], last=True
-        )
+        out = heads[depth](states, batch.embedded(0, positions, depth), places, memory.heads[depth], last=True)
         logits.append(policy.lm_head(out[:, 0]))
         laws.append(batch.laws.cooled(factors[depth]).laws(logits[-1], allowed[-1]))
         tokens.append(draw(laws[-1], uniforms[:, depth]))
         batch.drafted(tokens[-1], depth)
     allowed.append(batch.allowed())
-    if not k:
-        nothing = torch.zeros(size, 0, dtype=torch.long, device=batch.device)
-        return Drafts(nothing, torch.zeros(size, 0, policy.config.vocab_size, device=batch.device), logits, allowed)
-    return Drafts(torch.stack(tokens, 1), torch.stack(laws, 1), logits, allowed)
+    return Drafts(torch.stack(tokens, 1), torch.stack(laws, 1), logits, allowed, late)
 
 
 GRID = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)

@@ -66,6 +66,9 @@ class EmbeddedEngine:
         self._spare = max_draft + _REWIND
         self._length = DraftLength(max_draft) if adaptive and max_draft else None
         self._temperature = DraftTemperature(max_draft)
+        # On a CPU what this thread has worked: what else the machine does must not be taken for a cost of drafts.
+        on_cpu = policy.lm_head.weight.device.type == "cpu"
+        self._clock = time.thread_time if on_cpu else time.perf_counter
         self._steps = 0
         self._sessions = Sessions(remember)
         self._lock = threading.Lock()
@@ -222,9 +225,7 @@ class EmbeddedEngine:
         """Draft, verify and append for all rows."""
         size = len(batch.rows)
         k = self._max_draft if self._length is None else self._length.choose(size)
-        began = time.perf_counter()
-        # Heads that must catch up first take time that no step takes again.
-        usual = k == 0 or int(batch.behind(k).max()) <= self._max_draft + 1
+        began = self._clock()
         draws = uniforms(batch.seeds[:size], batch.emitted[:size], 2 * k + 1).to(batch.device)
         drafts = draft(self.policy, batch, self._temperature.factors, draws[:, :k])
         hidden = batch.run(0, batch.lengths[:size] - 1, torch.full((size,), k + 1))
@@ -245,7 +246,7 @@ class EmbeddedEngine:
         seen.emitted = int(batch.emitted[:size].sum()) - before
         self.acceptance.merge(seen)
         if self._length is not None:
-            self._length.observe(size, k, time.perf_counter() - began if usual else None, seen)
+            self._length.observe(size, k, None if drafts.late else self._clock() - began, seen)
         self._steps += 1
         if k and self._steps % _TUNE_EVERY == 0:
             self._temperature.observe(drafts, target, found.accepted, batch.laws)

@@ -42,7 +42,8 @@ def law(logits: Tensor, sampling: Sampling, allowed: Tensor | None = None) -> Te
         scores = scores.masked_fill(~allowed, float("-inf"))
     if sampling.temperature == 0:
         return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-    scores = scores / sampling.temperature
+    if sampling.temperature != 1:
+        scores = scores / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         least = scores.topk(sampling.top_k, dim=-1).values[..., -1:]
         scores = scores.masked_fill(scores < least, float("-inf"))
@@ -72,6 +73,8 @@ class Mixed:
 
     def cooled(self, factor: float) -> Mixed:
         """With each temperature multiplied."""
+        if factor == 1:
+            return self
         return Mixed([(replace(each, temperature=each.temperature * factor), rows) for each, rows in self.groups])
 
     def laws(self, logits: Tensor, allowed: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -60,7 +61,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.queries * self.v_head_dim, width, bias=False)
         self.attention_sink_bias = nn.Parameter(torch.zeros(self.queries)) if config.has_sinks(kind) else None
 
-    def forward(self, x: Tensor, places: Places, cache: KeyValues | None = None, *, last: bool = False) -> Tensor:
+    def forward(self, x: Tensor, places: Places, memory: KeyValues | None = None, *, last: bool = False) -> Tensor:
         """``x`` [B, T, hidden] -> [B, T, hidden]; with ``last`` only the last token's, [B, 1, hidden]: the others give
         keys and values and nothing else."""
         batch, length, _ = x.shape
@@ -68,8 +69,8 @@ class Attention(nn.Module):
         k = self.k_proj(x).view(batch, length, self.groups, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, self.groups, self.v_head_dim).transpose(1, 2) * self.value_scale
         k = rotate(k, cos, sin)
-        if cache is not None:
-            k, v, seen = cache.extend(k, v, seen)
+        if memory is not None:
+            k, v, seen = memory.extend(k, v, seen)
         if last:
             x, cos, sin, length = x[:, -1:], cos[:, :, -1:], sin[:, :, -1:], 1
         q = self.q_proj(x).view(batch, length, self.queries, self.head_dim).transpose(1, 2)
@@ -87,9 +88,14 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
 
 def rotation(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [B, 1, T, dim / 2] by which pairs of the ``dim`` rotated dimensions turn, in fp32."""
-    frequencies = theta ** -(torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
-    angles = positions[:, None, :, None].float() * frequencies
+    angles = positions[:, None, :, None].float() * _frequencies(dim, theta, positions.device)
     return angles.cos(), angles.sin()
+
+
+@cache
+def _frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # whoever asks first, others may want gradients
+        return theta ** -(torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

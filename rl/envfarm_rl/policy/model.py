@@ -77,19 +77,24 @@ class MTPHead(nn.Module):
         self,
         hidden: Tensor,
         embedded: Tensor,
-        positions: Tensor,
+        positions: Tensor | Places,
         cache: KeyValues | None = None,
         *,
         last: bool = False,
     ) -> Tensor:
         """``hidden`` and ``embedded`` [B, T, width] -> what ``lm_head`` takes, [B, T, width]; with ``last`` only at the
-        last position, [B, 1, width]: the others are remembered and nothing else."""
+        last position, [B, 1, width]: the others are remembered and nothing else. ``positions`` [B, T], or what
+        :meth:`places` makes of them, which all heads can share."""
+        places = positions if isinstance(positions, Places) else self.places(positions)
         x = self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(hidden)), dim=-1))
-        places = Places(self._config, WINDOW, positions)
         added = self.self_attn(self.input_layernorm(x), places, cache, last=last)
         x = (x[:, -1:] if last else x) + added
         x = x + self.mlp(self.pre_mlp_layernorm(x))
         return self.final_layernorm(x)
+
+    def places(self, positions: Tensor) -> Places:
+        """Of a head's layer."""
+        return Places(self._config, WINDOW, positions)
 
 
 class MTP(nn.Module):
