@@ -5,6 +5,9 @@
 From random weights, a policy of about 50k parameters learns to repeat digits; rewards are pass or fail, nothing else.
 Figures are pass@1 over a rung's own training tasks, at temperature 1 (mean of the last three steps) and greedily by the
 final checkpoint: the question is whether the line learns at all, not whether what it learned carries over.
+
+Each rung and seed runs twice, with the MTP heads trained on every batch and frozen: accepted length (tokens for each
+verification, mean of the last quarter of the steps) must not be lower where they are trained.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ BARS = {"one task": (0.99, 1.0), "sixteen tasks": (0.95, 0.95)}
 """At temperature 1, where no softmax gives all its mass to one answer, and greedily."""
 
 
-def climb(rung: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Run a rung; its figures over the last three steps."""
+def climb(rung: str, seed: int, folder: Path, *, online: bool) -> dict[str, Any]:
+    """Run a rung, with heads trained or frozen; its figures over the last three steps."""
     spec, began = RUNGS[rung], time.monotonic()
     config = parse_train_config(
         {
@@ -48,7 +51,7 @@ def climb(rung: str, seed: int, folder: Path) -> dict[str, Any]:
             "engine": {"max_context": 16, "max_draft": 3},
             "algorithm": {"row_tokens": 64, "response_tokens": spec["options"]["length"]},
             "optimiser": {"lr": 3e-3, "lr_heads": 3e-3},
-            "heads": {"loss": "soft_cross_entropy"},
+            "heads": {"loss": "soft_cross_entropy", "online": online},
             "rollout": {"groups": spec["groups"], "group_size": spec["group_size"]},
             "run": {"steps": spec["steps"], "checkpoint_every": spec["steps"], "keep": 1, "seed": seed},
             "source": {"path": "envfarm_rl.trainer.digits:Digits", "options": spec["options"]},
@@ -56,7 +59,7 @@ def climb(rung: str, seed: int, folder: Path) -> dict[str, Any]:
     )
     asyncio.run(Run(folder, config).run())
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    last = steps[-3:]
+    last, quarter = steps[-3:], steps[-len(steps) // 4 :]
     reached = [each["step"] + 1 for each in steps if each["pass_at_1"] >= BARS[rung][1]]
     return {
         "rung": rung,
@@ -66,7 +69,10 @@ def climb(rung: str, seed: int, folder: Path) -> dict[str, Any]:
         "last": sum(each["pass_at_1"] for each in last) / len(last),
         "greedy": greedy(folder, spec["options"]),
         "reached_at_step": reached[0] if reached else None,
-        "accepted_length": [steps[0]["accepted_length"], last[-1]["accepted_length"]],
+        "accepted_length": [
+            steps[0]["accepted_length"],
+            sum(each["accepted_length"] for each in quarter) / len(quarter),
+        ],
         "max_logprob_gap": max(each.get("max_logprob_gap", 0.0) for each in steps),
         "curve": [round(each["pass_at_1"], 3) for each in steps],
         "seconds": time.monotonic() - began,
@@ -92,8 +98,11 @@ def main() -> None:
     for rung in RUNGS:
         for seed in range(given.seeds):
             with tempfile.TemporaryDirectory() as folder:
-                found = climb(rung, seed, Path(folder) / "run")
+                frozen = climb(rung, seed, Path(folder) / "frozen", online=False)
+                found = climb(rung, seed, Path(folder) / "online", online=True)
+            found["accepted_length_frozen"] = frozen["accepted_length"][1]
             below |= found["last"] < found["bar"][0] or found["greedy"] < found["bar"][1]
+            below |= found["accepted_length"][1] < found["accepted_length_frozen"]
             if given.json:
                 print(json.dumps(found), flush=True)
                 continue
@@ -101,7 +110,7 @@ def main() -> None:
             print(
                 f"{rung:14} seed {seed}: pass@1 {found['first']:.3f} -> {found['last']:.3f}, "
                 f"greedy {found['greedy']:.3f} (bars {found['bar']}, step {found['reached_at_step']}), "
-                f"accepted length {before:.2f} -> {after:.2f}, "
+                f"accepted length {before:.2f} -> {after:.2f} (frozen heads {found['accepted_length_frozen']:.2f}), "
                 f"max |dlogp| {found['max_logprob_gap']:.1e}, {found['seconds']:.0f} s",
                 flush=True,
             )
