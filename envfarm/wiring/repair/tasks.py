@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from envfarm_builders.synth.touched import touched_functions
@@ -67,7 +66,3 @@ def _can_be_run(test: str, tree: dict[str, File]) -> bool:
     name = rest.rpartition("::")[2].partition("[")[0]
     return path in tree and bool(name) and f"def {name}(".encode() in tree[path].data
 
-
-def digests(tasks: Iterable[RepairTask]) -> list[str]:
-    """Of the tasks, for a manifest."""
-    return sorted(each.task.ref for each in tasks)
