@@ -104,6 +104,28 @@ def test_heads_that_were_not_asked_for_a_while_draft_as_if_they_had_been(lengths
         assert (held(kept.state[place], positions) - recorder.keys[:, positions]).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize(("lengths", "untold"), [((3,), 0), ((0, 3), 1)])
+def test_a_step_tells_its_time_unless_heads_caught_up_on_more_than_new_rows(
+    lengths: tuple[int, ...], untold: int
+) -> None:
+    class Watching:
+        """Eight steps of each length, and which of them told their time."""
+
+        def __init__(self) -> None:
+            self.told: list[bool] = []
+
+        def choose(self, batch: int) -> int:
+            return lengths[min(len(self.told) // 8, len(lengths) - 1)]
+
+        def observe(self, batch: int, k: int, seconds: float | None, seen: object) -> None:
+            self.told.append(seconds is not None)
+
+    subject = engine(made(DENSE), 3, max_batch=2)
+    subject._length = watching = Watching()  # pyright: ignore[reportAttributeAccessIssue]
+    subject.generate([Request(tuple(range(20)), 15, seed=seed) for seed in range(6)])
+    assert len(watching.told) > 16 and watching.told.count(False) == untold
+
+
 def test_the_draft_temperature_with_the_largest_overlap_is_chosen_from_the_past() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 30, generator=generator)

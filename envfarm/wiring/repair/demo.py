@@ -82,7 +82,7 @@ def _config(app: App, run: str, checkpoint: Path, packages: Sequence[str], seed:
         {
             "policy": {"path": str(checkpoint)},
             "engine": {"max_context": CONTEXT, "max_draft": 3},
-            "algorithm": {"response_tokens": 8},
+            "algorithm": {"response_tokens": 8, "row_tokens": 1024},
             "optimiser": {"lr": 2e-4, "lr_heads": 1e-3},
             "rollout": {"groups": GROUPS, "group_size": GROUP_SIZE},
             "run": {"steps": STEPS, "checkpoint_every": STEPS, "seed": seed},

@@ -27,7 +27,7 @@ class Drafts:
     allowed: Sequence[Tensor | None]
     """Of each depth and of the token after the drafts: [B, V], None where all are."""
     late: bool = False
-    """Whether heads had to catch up first, which takes time that no step takes again."""
+    """Whether heads had to catch up on more than what has just joined: that takes time that no step takes again."""
 
     def masks(self) -> Tensor | None:
         """All of ``allowed`` together: [B, k + 1, V]."""
@@ -59,10 +59,11 @@ def draft(policy: MiMo, batch: Batch, factors: Sequence[float], uniforms: Tensor
         return Drafts(nothing, none, logits, [batch.allowed()])
     behind = batch.behind(k)
     usual = batch.caught.shape[1] + 1
-    late = int(behind.max()) > usual
-    if late:
+    tardy = behind > usual
+    late = bool((tardy & (batch.emitted[:size] > 0)).any())
+    if bool(tardy.any()):
         # Rows that have just joined come last: the others need not be padded to their length.
-        first = int((behind > usual).nonzero()[0])
+        first = int(tardy.nonzero()[0])
         rest = behind[first:].clamp_max(max(k - 1, 1))
         positions, states = memory.begin_head(first, (known - behind)[first:], behind[first:] - rest)
         for depth in range(k):

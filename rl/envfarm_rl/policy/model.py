@@ -34,8 +34,7 @@ class Layer(nn.Module):
         super().__init__()
         width, eps = config.hidden_size, config.layernorm_epsilon
         self.input_layernorm = RMSNorm(width, eps)
-        self.kind = config.hybrid_layer_pattern[index]
-        self.self_attn = Attention(config, self.kind)
+        self.self_attn = Attention(config, config.hybrid_layer_pattern[index])
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.routed = bool(config.moe_layer_freq[index])
         self.mlp = Experts(config) if self.routed else MLP(width, config.intermediate_size)
@@ -161,11 +160,12 @@ class MiMo(nn.Module):
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         x = self.embed(tokens)
-        kinds = {kind: Places(self.config, kind, positions, allowed) for kind in set(self.config.hybrid_layer_pattern)}
+        pattern = self.config.hybrid_layer_pattern
+        places = {kind: Places(self.config, kind, positions, allowed) for kind in set(pattern)}
         taken: list[Tensor | None] = []
         for index, layer in enumerate(self.model.layers):
             cache = caches[index] if caches is not None else None
-            x, route = layer(x, kinds[layer.kind], cache, routes[index] if routes is not None else None)
+            x, route = layer(x, places[pattern[index]], cache, routes[index] if routes is not None else None)
             taken.append(route)
         return Forward(x, tuple(taken))
 
