@@ -33,7 +33,7 @@ from envfarm.wiring.repair.boxes import BoxWorld
 from envfarm.wiring.repair.tasks import RepairTask, repair_tasks
 from envfarm.wiring.repair.training import FarmRollouts, source
 
-from ..e2e.grading_world import FIXED, NEW_TESTS, OLD_TESTS, World, diff, open_world, tar
+from ..e2e.grading_world import FIXED, NEW_TESTS, OLD_TESTS, World, diff, open_world
 
 MUTATED = FIXED.replace("if not text.strip()", "if text.strip()")
 SHOWN = "tests/test_clock.py::test_single"

@@ -65,4 +65,3 @@ def _can_be_run(test: str, tree: dict[str, File]) -> bool:
     path, _, rest = test.partition("::")
     name = rest.rpartition("::")[2].partition("[")[0]
     return path in tree and bool(name) and f"def {name}(".encode() in tree[path].data
-

@@ -211,4 +211,5 @@ def _lay_out(samples: Sequence[Sample], rows: Sequence[_Row]) -> Packed:
 
 
 def _refused(why: str, remedy: str) -> TrainerError:
-    return TrainerError(f"The samples cannot be packed: {why}.", reason=Reason.batch_unusable, phase="packing", remedy=remedy)
+    message = f"The samples cannot be packed: {why}."
+    return TrainerError(message, reason=Reason.batch_unusable, phase="packing", remedy=remedy)
