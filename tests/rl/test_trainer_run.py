@@ -109,8 +109,13 @@ def test_ctrl_c_commits_what_is_done(tmp_path: Path) -> None:
     run(whole, config(source=FAULTY))
     chosen = config(source={"path": f"{__name__}:Stopping"})
     Stopping.at = 3
-    with pytest.raises(KeyboardInterrupt):
-        run(stopped, chosen)
+    # a worker of a parallel test run ignores the signal; a user's terminal does not
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, chosen)
+    finally:
+        signal.signal(signal.SIGINT, before)
     found = status_of(stopped)
     assert (found.state, found.step, found.alive) == (State.cancelled, 3, False)
     assert "step-00000003" in run(stopped, chosen, resume=True).note
