@@ -139,8 +139,8 @@ async def reinforce(arguments: argparse.Namespace, seed: int, runs: int) -> tupl
     config = parse_train_config(
         {
             "policy": {"path": str(arguments.checkpoint)},
-            "engine": {"max_draft": 3, "adaptive": False, "max_context": 4096},
-            "algorithm": {"name": arguments.algorithm, "response_tokens": 8, "row_tokens": 1024},
+            "engine": {"max_draft": 3, "adaptive": False, "max_context": 2048},
+            "algorithm": {"name": arguments.algorithm, "response_tokens": 8, "row_tokens": 2048},
             "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 5},
             "rollout": {"groups": 16, "group_size": 8},
             "run": {"steps": arguments.steps, "checkpoint_every": arguments.steps, "seed": seed, "keep": 1},

@@ -43,7 +43,7 @@ TRIES = 4
 """Episodes of each held-out task for each policy."""
 ROUNDS = 3
 """Of the MTP table, on and off in turn."""
-CONTEXT = 4096
+CONTEXT = 2048
 
 
 async def learn(app: App, run: str, *, seed: int) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _config(app: App, run: str, checkpoint: Path, packages: Sequence[str], seed:
         {
             "policy": {"path": str(checkpoint)},
             "engine": {"max_context": CONTEXT, "max_draft": 3},
-            "algorithm": {"response_tokens": 8, "row_tokens": 1024},
+            "algorithm": {"response_tokens": 8, "row_tokens": CONTEXT},
             "optimiser": {"lr": 2e-4, "lr_heads": 1e-3},
             "rollout": {"groups": GROUPS, "group_size": GROUP_SIZE},
             "run": {"steps": STEPS, "checkpoint_every": STEPS, "seed": seed},
