@@ -43,17 +43,23 @@ def action_logprobs(
     temperature 0, top-k and top-p.
     """
     check_trainable(sampling)
-    states = hidden[packed.rows, packed.reads]
+    # Under a validity mask most tokens of an answer are forced: those are not computed at all.
+    free = [at for at, support in enumerate(packed.supports) if support is None or len(support) > 1]
+    supports = [packed.supports[at] for at in free]
+    chosen = torch.tensor(free, dtype=torch.long, device=hidden.device)
+    states, targets = hidden[packed.rows[chosen], packed.reads[chosen]], packed.targets[chosen]
     size = max(1, chunk_elements // policy.config.vocab_size)
 
     def piece(states: Tensor, at: slice) -> Tensor:
-        scores = law_logits(policy.logits(states), sampling, packed.supports[at])
-        return scores.log_softmax(-1).gather(-1, packed.targets[at, None])[:, 0]
+        scores = law_logits(policy.logits(states), sampling, supports[at])
+        return scores.log_softmax(-1).gather(-1, targets[at, None])[:, 0]
 
     if len(states) <= size:
-        return piece(states, slice(None))
-    slices = [slice(start, start + size) for start in range(0, len(states), size)]
-    return torch.cat([checkpoint(piece, states[at], at, use_reentrant=False) for at in slices])  # pyright: ignore
+        found = piece(states, slice(None))
+    else:
+        slices = [slice(start, start + size) for start in range(0, len(states), size)]
+        found = torch.cat([checkpoint(piece, states[at], at, use_reentrant=False) for at in slices])  # pyright: ignore
+    return found.new_zeros(len(packed.targets)).index_copy(0, chosen, found)
 
 
 def check_trainable(sampling: Sampling) -> None:
