@@ -97,19 +97,22 @@ def head_loss(
     """
     check_trainable(sampling)
     heads, hidden = len(policy.heads), hidden.detach()
-    places = [
-        (chain, place, usable)
-        for chain in packed.chains
-        for place, usable in enumerate(usable_heads(chain.sample.action, heads))
-        if usable
-    ]
+    places: list[tuple[Chain, int, int]] = []
+    # Where all that is predicted was forced, every draft is accepted and nothing is learned: counted, not computed.
+    forced = [0.0] * heads
+    for chain in packed.chains:
+        for place, usable in enumerate(usable_heads(chain.sample.action, heads)):
+            if all(_is_forced(chain.sample.supports[place + 2 + k]) for k in range(usable)):
+                forced = [count + (k < usable) for k, count in enumerate(forced)]
+            else:
+                places.append((chain, place, usable))
     if not places:
-        return hidden.new_zeros(()), HeadStats(*(((0.0,) * heads,) * 3))
+        return hidden.new_zeros(()), HeadStats(*((tuple(forced),) * 3))
     drafts = _drafts(policy, hidden, packed.chains, places)
     teachers, targets, supports = _teachers(hidden, places, heads)
     trained = torch.tensor([[k < usable for k in range(heads)] for _, _, usable in places], device=hidden.device)
     totals: list[Tensor] = []
-    sums = torch.zeros(3, heads, dtype=torch.float64, device=hidden.device)
+    sums = torch.tensor(forced, dtype=torch.float64, device=hidden.device).repeat(3, 1)
     size = max(1, chunk_elements // (heads * policy.config.vocab_size))
     for start in range(0, len(places), size):
         at = slice(start, start + size)
@@ -138,6 +141,10 @@ def head_loss(
             remedy="Resume from the last stable checkpoint with a smaller learning rate of the heads.",
         )
     return loss, HeadStats(*(tuple(row) for row in sums.tolist()))
+
+
+def _is_forced(support: Support) -> bool:
+    return support is not None and len(support) == 1
 
 
 def _drafts(policy: MiMo, hidden: Tensor, chains: Sequence[Chain], places: Sequence[tuple[Chain, int, int]]) -> Tensor:

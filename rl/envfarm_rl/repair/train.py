@@ -189,7 +189,8 @@ class Bringup:
         early = self.done - self.recipe.training.steps < self.recipe.training.head_steps // 3
         kind = HeadLossKind.soft_cross_entropy if early else HeadLossKind.e2e_tv
         loss, stats = head_loss(self.policy, hidden, packed, Sampling(), kind, denominator=float(max(places, 1)))
-        loss.backward()
+        if loss.requires_grad:  # answers without a choice teach nothing
+            loss.backward()
         nn.utils.clip_grad_norm_(self._heads, 1.0)
         steps = self.recipe.training
         self._step(("heads",), rate(self.done - steps.steps, steps.head_steps, steps))
