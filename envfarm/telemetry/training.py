@@ -131,17 +131,17 @@ def derive(job: Job, status: Status | None, host: str) -> State:
 
 def read_metrics(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Records of the complete lines from byte ``offset`` on, and where the next ones will begin. Where the file was cut
-    back meanwhile (a resumed run takes steps again) that is its new end."""
+    back meanwhile (a resumed run takes steps again) that is its new end; where it has grown again beyond ``offset``,
+    which then lies inside a line, that line is the first."""
     path = folder / METRICS
     if not path.is_file():
         return [], 0
     with path.open("rb") as file:
-        file.seek(offset)
         data = file.read()
-        end = file.seek(0, 2)
-    whole = data[: data.rfind(b"\n") + 1]
+    offset = data.rfind(b"\n", 0, min(offset, len(data))) + 1
+    whole = data[offset : data.rfind(b"\n") + 1]
     try:
-        return [orjson.loads(line) for line in whole.splitlines()], min(offset, end) + len(whole)
+        return [orjson.loads(line) for line in whole.splitlines()], offset + len(whole)
     except orjson.JSONDecodeError as error:  # the boundary to a damaged disk
         raise _unreadable(path, error) from error
 

@@ -121,6 +121,15 @@ def test_metrics_are_read_by_complete_lines_and_on_from_where_they_were(tmp_path
     assert cut == [] and end == (folder / METRICS).stat().st_size
 
 
+def test_a_file_cut_back_and_grown_again_is_read_from_the_line_that_the_place_lies_in(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step":0}\n{"step":1}\n{"step":2}\n')
+    _, place = read_metrics(tmp_path)
+    file.write_bytes(b'{"step":0}\n{"step":1,"after":"a resume, in a longer line"}\n{"step":2}\n')
+    records, end = read_metrics(tmp_path, place)
+    assert [each["step"] for each in records] == [1, 2] and end == file.stat().st_size
+
+
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, client: TestClient) -> None:
     folder = write(tmp_path, "a", Job(), None, [])
     (folder / JOB).write_text('{"on": "the moon"}', "utf-8")
