@@ -9,7 +9,7 @@ import os
 import socket
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -137,13 +137,23 @@ def read_metrics(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], i
     if not path.is_file():
         return [], 0
     with path.open("rb") as file:
+        offset = _line_start(file, min(offset, file.seek(0, 2)))
+        file.seek(offset)
         data = file.read()
-    offset = data.rfind(b"\n", 0, min(offset, len(data))) + 1
-    whole = data[offset : data.rfind(b"\n") + 1]
+    whole = data[: data.rfind(b"\n") + 1]
     try:
         return [orjson.loads(line) for line in whole.splitlines()], offset + len(whole)
     except orjson.JSONDecodeError as error:  # the boundary to a damaged disk
         raise _unreadable(path, error) from error
+
+
+def _line_start(file: BinaryIO, offset: int) -> int:
+    """Where the line that ``offset`` lies in begins; all before it is read only where that is somewhere else."""
+    file.seek(max(offset - 1, 0))
+    if offset == 0 or file.read(1) == b"\n":
+        return offset
+    file.seek(0)
+    return file.read(offset).rfind(b"\n") + 1
 
 
 def write_job(folder: Path, job: Job) -> None:

@@ -45,9 +45,9 @@ def examples(path: str, unit: Unit, *, count: int, seed: int) -> Iterator[Exampl
     """Up to ``count`` examples of a function, the same for the same seed."""
     base = unit.first_line - 1
     healthy = textwrap.dedent("".join(unit.source.lines[base : unit.last_line]))
-    if not _is_one(healthy):
-        return
     whole = _only(healthy)
+    if whole is None:
+        return
     planted = list(unit_edits(whole))
     if not MIN_EDITS <= len(planted) <= MAX_EDITS:
         return
@@ -57,10 +57,9 @@ def examples(path: str, unit: Unit, *, count: int, seed: int) -> Iterator[Exampl
     for _ in range(count):
         chosen = _choose(planted, rng.choice(BUGS), rng)
         text = _apply(healthy, chosen)
-        if text in seen or not all(is_valid(whole, bug) for bug in chosen) or not _is_one(text):
+        if text in seen or not all(is_valid(whole, bug) for bug in chosen) or (mutant := _only(text)) is None:
             continue
         seen.add(text)
-        mutant = _only(text)
         # Whether each would compile is not asked: few would not, and to ask costs four times what all else does.
         edits = list(unit_edits(mutant))
         undone = {_apply(healthy, [each for each in chosen if each is not bug]) for bug in chosen}
@@ -87,10 +86,7 @@ def _apply(text: str, edits: list[Edit]) -> str:
     return text
 
 
-def _is_one(text: str) -> bool:
-    return len(function_units(text)) == 1
-
-
-def _only(text: str) -> Unit:
-    (unit,) = function_units(text)
-    return unit
+def _only(text: str) -> Unit | None:
+    """The function that ``text`` is; None where it is none, or several."""
+    found = function_units(text)
+    return found[0] if len(found) == 1 else None
