@@ -11,6 +11,11 @@ Support = tuple[int, ...] | None
 """Token ids among which a token was drawn; None for the whole vocabulary."""
 
 
+def is_forced(support: Support) -> bool:
+    """Whether a token had no alternative: its log-probability is 0, and nothing is learned from it."""
+    return support is not None and len(support) == 1
+
+
 class Outcome(StrEnum):
     """How an episode ended, as training sees it. Only ``infra``, ``stale`` and ``cancelled`` are masked."""
 

@@ -19,7 +19,7 @@ from envfarm.core.errors import Reason, TrainerError
 
 from ..engine.sampling import Sampling
 from ..policy import MiMo
-from ..samples import Sample, Support
+from ..samples import Sample, Support, is_forced
 from ..trainer.logprobs import CHUNK_ELEMENTS, check_trainable, law_logits
 from ..trainer.packing import Chain, Packed
 
@@ -102,7 +102,7 @@ def head_loss(
     forced = [0.0] * heads
     for chain in packed.chains:
         for place, usable in enumerate(usable_heads(chain.sample.action, heads)):
-            if all(_is_forced(chain.sample.supports[place + 2 + k]) for k in range(usable)):
+            if all(is_forced(chain.sample.supports[place + 2 + k]) for k in range(usable)):
                 forced = [count + (k < usable) for k, count in enumerate(forced)]
             else:
                 places.append((chain, place, usable))
@@ -141,10 +141,6 @@ def head_loss(
             remedy="Resume from the last stable checkpoint with a smaller learning rate of the heads.",
         )
     return loss, HeadStats(*(tuple(row) for row in sums.tolist()))
-
-
-def _is_forced(support: Support) -> bool:
-    return support is not None and len(support) == 1
 
 
 def _drafts(policy: MiMo, hidden: Tensor, chains: Sequence[Chain], places: Sequence[tuple[Chain, int, int]]) -> Tensor:

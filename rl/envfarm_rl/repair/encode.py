@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..engine.sampling import Sampling
 from ..policy import MiMo
-from ..samples import Sample, Support
+from ..samples import Sample, Support, is_forced
 from ..text.chat import CALL, Piece
 from ..text.tokenizer import TinyTokenizer
 from ..text.trie import Trie
@@ -23,7 +23,7 @@ from .protocol import State, calls, make
 def chosen(prompt: Sequence[int], emitted: Sequence[int], trie: Trie) -> Sample:
     """A sample of one valid answer after ``prompt``, cut after its last real choice: what is forced teaches nothing."""
     supports = [trie.allowed(emitted[:at]) for at in range(len(emitted))]
-    free = [support is None or len(support) > 1 for support in supports]
+    free = [not is_forced(support) for support in supports]
     end = max((at + 1 for at, is_free in enumerate(free) if is_free), default=1)
     return _sample(prompt, emitted[:end], supports[:end], free[:end])
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from envfarm.core.rollout import ToolCall
 
-from ..samples import Sample, Support
+from ..samples import Sample, Support, is_forced
 from ..text.tokenizer import TinyTokenizer
 from .corpus import Example
 from .problem import Problem
@@ -79,7 +79,7 @@ class _Transcript:
             support = trie.allowed(emitted[:place])
             self._tokens.append(token)
             self._supports.append(support)
-            self._action.append(trained and support is not None and len(support) > 1)
+            self._action.append(trained and not is_forced(support))
         self._state = self._state.after(call, self._problem)
         if said is not None:
             self._hear(self._tokenizer.encode(heard(said)))

@@ -12,7 +12,7 @@ from envfarm.core.errors import ConfigError, Reason
 
 from ..engine.sampling import Sampling
 from ..policy import Forward, MiMo
-from ..samples import Support
+from ..samples import Support, is_forced
 from .packing import Packed
 
 CHUNK_ELEMENTS = 1 << 24
@@ -44,7 +44,7 @@ def action_logprobs(
     """
     check_trainable(sampling)
     # Under a validity mask most tokens of an answer are forced: those are not computed at all.
-    free = [at for at, support in enumerate(packed.supports) if support is None or len(support) > 1]
+    free = [at for at, support in enumerate(packed.supports) if not is_forced(support)]
     supports = [packed.supports[at] for at in free]
     chosen = torch.tensor(free, dtype=torch.long, device=hidden.device)
     states, targets = hidden[packed.rows[chosen], packed.reads[chosen]], packed.targets[chosen]
