@@ -13,20 +13,16 @@ from envfarm_rl.algorithms.head_loss import HeadLossKind, head_loss, head_places
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.policy import MiMo, from_hub, load_policy, save_policy
 from envfarm_rl.repair.corpus import Example, decode, read_examples, read_lines
-from envfarm_rl.repair.episodes import with_test
+from envfarm_rl.repair.episodes import script, with_test
 from envfarm_rl.repair.prompt import answer, heard, opening
-from envfarm_rl.repair.protocol import FINISH, REVERT, make, run_test
 from envfarm_rl.repair.recipe import CorpusSection, read_recipe
 from envfarm_rl.repair.train import make_tokenizer
-from envfarm_rl.repair.world import SILENT
 from envfarm_rl.samples import Sample
 from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer
 from envfarm_rl.trainer.logprobs import run_trunk
 from envfarm_rl.trainer.optimisers import OptimiserConfig, Optimisers
 from envfarm_rl.trainer.packing import pack
 from torch.nn import functional as F
-
-from envfarm.core.rollout import ToolCall
 
 LAYERS = 12
 LONGEST = 448
@@ -49,28 +45,17 @@ class Told:
 
 
 def tell(tokenizer: TinyTokenizer, example: Example, rng: random.Random) -> Told:
-    """None, one or two wrong edits with their test runs and ways back, then the right edit, its run, and the end."""
+    """The episode of an example, as the bring-up plays them."""
     problem = with_test(example.problem, rng)
-    others = [index for index in range(len(problem.edits)) if index != example.gold[0]]
-    rng.shuffle(others)
     tokens = tokenizer.encode(opening(problem))
     turns: list[tuple[int, int]] = []
     wrong: list[bool] = []
-
-    def call(what: ToolCall, said: str = SILENT, *, mistaken: bool = False) -> None:
+    for call, said, right in script(problem, example.gold[0], rng):
         first = len(tokens)
-        tokens.extend(tokenizer.encode(answer(what)))
+        tokens += tokenizer.encode(answer(call))
         turns.append((first, len(tokens)))
-        wrong.append(mistaken)
-        tokens.extend(tokenizer.encode(heard(said)))
-
-    for index in others[: rng.choice((0, 1, 1, 2))]:
-        call(make(problem, problem.edits[index]), mistaken=True)
-        call(run_test(problem), f"1 failed in {rng.uniform(0.01, 0.9):.2f}s\n{SILENT}")
-        call(REVERT)
-    call(make(problem, problem.edits[example.gold[0]]))
-    call(run_test(problem), f"1 passed in {rng.uniform(0.01, 0.9):.2f}s\n{SILENT}")
-    call(FINISH)
+        wrong.append(not right)
+        tokens += tokenizer.encode(heard(said))
     return Told(tuple(tokens[: turns[-1][1]]), tuple(turns), tuple(wrong))
 
 

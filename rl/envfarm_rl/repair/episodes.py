@@ -6,6 +6,7 @@ No test was run: what tools say is made up in the form in which they say it.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 
 from envfarm.core.rollout import ToolCall
@@ -49,19 +50,24 @@ def with_test(problem: Problem, rng: random.Random) -> Problem:
 def episode_sample(tokenizer: TinyTokenizer, example: Example, rng: random.Random) -> Sample:
     """One episode of an example with one bug. Right edits and right steps are trained; wrong edits are context."""
     problem = with_test(example.problem, rng)
-    (gold,) = example.gold
+    done = _Transcript(tokenizer, problem)
+    for call, said, right in script(problem, example.gold[0], rng):
+        done.call(call, said, trained=right)
+    return done.sample()
+
+
+def script(problem: Problem, gold: int, rng: random.Random) -> Iterator[tuple[ToolCall, str, bool]]:
+    """Each call of an episode, what is said to it, and whether it was right: none, one or two wrong edits with their
+    test runs and ways back, then the right edit, its run, and the end (to which nothing is said)."""
     wrong = [index for index in range(len(problem.edits)) if index != gold]
     rng.shuffle(wrong)
-    wrong = wrong[: rng.choice((0, 1, 1, 2))]
-    done = _Transcript(tokenizer, problem)
-    for index in wrong:
-        done.call(make(problem, problem.edits[index]), SILENT, trained=False)
-        done.call(run_test(problem), f"1 failed in {rng.uniform(0.01, 0.9):.2f}s\n{SILENT}")
-        done.call(REVERT, SILENT)
-    done.call(make(problem, problem.edits[gold]), SILENT)
-    done.call(run_test(problem), f"1 passed in {rng.uniform(0.01, 0.9):.2f}s\n{SILENT}")
-    done.call(FINISH, None)
-    return done.sample()
+    for index in wrong[: rng.choice((0, 1, 1, 2))]:
+        yield make(problem, problem.edits[index]), SILENT, False
+        yield run_test(problem), f"1 failed in {rng.uniform(0.01, 0.9):.2f}s\n{SILENT}", True
+        yield REVERT, SILENT, True
+    yield make(problem, problem.edits[gold]), SILENT, True
+    yield run_test(problem), f"1 passed in {rng.uniform(0.01, 0.9):.2f}s\n{SILENT}", True
+    yield FINISH, "", True
 
 
 class _Transcript:
@@ -72,7 +78,7 @@ class _Transcript:
         self._action = [False] * len(self._tokens)
         self._supports: list[Support] = [None] * len(self._tokens)
 
-    def call(self, call: ToolCall, said: str | None, *, trained: bool = True) -> None:
+    def call(self, call: ToolCall, said: str, *, trained: bool) -> None:
         emitted = self._tokenizer.encode(answer(call))
         trie = valid(self._tokenizer, calls(self._problem, self._state))
         for place, token in enumerate(emitted):
@@ -81,7 +87,7 @@ class _Transcript:
             self._supports.append(support)
             self._action.append(trained and not is_forced(support))
         self._state = self._state.after(call, self._problem)
-        if said is not None:
+        if said:
             self._hear(self._tokenizer.encode(heard(said)))
 
     def _hear(self, ids: list[int]) -> None:
