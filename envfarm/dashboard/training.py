@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from envfarm.core.base import Noun
-from envfarm.telemetry.training import TrainingRun
+from envfarm.telemetry.training import TrainingRun, masked_episodes
 
 from .formatting import count, percent
 
@@ -96,7 +96,7 @@ def _charts(records: Sequence[Record]) -> list[Chart]:
     passed = [("pass@1", field("pass_at_1"))]
     groups = [("all solve", field("solve_all")), ("none solves", field("solve_none"))]
     length = [("mean tokens of an episode", field("response_tokens"))]
-    lost = [("share of episodes", lambda record: _masked(record) / max(record["launched"], 1))]
+    lost = [("share of episodes", lambda record: masked_episodes(record) / max(record["launched"], 1))]
     accepted = [("tokens for each verification", field("accepted_length"))]
     speeds = [("rollout", speed("rollout")), ("train", speed("train"))]
     return [
@@ -137,15 +137,11 @@ def polyline(values: Sequence[float | None], top: float) -> str:
     return " ".join(f"{place * step:.1f},{HEIGHT * (1 - min(max(y / top, 0.0), 1.0)):.1f}" for place, y in heights)
 
 
-def _masked(record: Record) -> int:
-    return sum(record["masked"].values()) + record["unscorable"]
-
-
 def _row(record: Record) -> StepRow:
     names = ("step", "version", "reward", "pass_at_1", "solve_all", "solve_none", "response_tokens", "launched")
     return StepRow(
         **{name: record[name] for name in names},
-        masked=_masked(record),
+        masked=masked_episodes(record),
         accepted_length=record["accepted_length"],
         tokens_per_sec=record["tokens_per_sec"]["rollout"],
         seconds=sum(record["seconds"].values()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -145,6 +146,11 @@ def read_metrics(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], i
         return [orjson.loads(line) for line in whole.splitlines()], offset + len(whole)
     except orjson.JSONDecodeError as error:  # the boundary to a damaged disk
         raise _unreadable(path, error) from error
+
+
+def masked_episodes(record: Mapping[str, Any]) -> int:
+    """Of a step's record: episodes that training did not see, those that no grader could judge among them."""
+    return sum(record["masked"].values()) + record["unscorable"]
 
 
 def _line_start(file: BinaryIO, offset: int) -> int:

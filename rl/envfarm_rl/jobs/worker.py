@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from envfarm.core.errors import TrainerError
-from envfarm.telemetry.training import Status, read_metrics
+from envfarm.telemetry.training import Status, masked_episodes, read_metrics
 
 from ..policy import MiMo
 from ..trainer.checkpoint import LATEST
@@ -68,7 +68,7 @@ def progress_line(record: dict[str, Any]) -> str:
         f"accepted {record['accepted_length']:.2f}",
         f"{record['tokens_per_sec']['rollout']:,.0f} tokens/s",
     ]
-    if masked := sum(record["masked"].values()) + record["unscorable"]:
+    if masked := masked_episodes(record):
         parts.append(f"masked {masked} of {record['launched']}")
     if record["skipped"]:
         parts.append(f"skipped: {record['skipped']}")
