@@ -1,6 +1,6 @@
 """Does training help? Repair on held-out packages, in real boxes and with real tests, against random valid edits.
 
-    python -m bench.rl_repair --home HOME --checkpoint DIR --bringup DIR --corpus DIR --train RUN --held-out RUN ...
+    python -m bench.rl_repair --home HOME --checkpoint DIR --corpus DIR --train RUN --held-out RUN ...
 
 ``RUN`` (or ``RUN:PACKAGE,PACKAGE``) are build runs of ``HOME`` (``envfarm build pypi:NAME ... --synth N --no-history
 --run RUN``): the packages of ``--train`` give verdicts in training, those of ``--held-out`` are never trained on, nor
@@ -26,8 +26,7 @@ import argparse
 import asyncio
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,22 +35,17 @@ import torch
 from envfarm_rl.engine.embedded import EmbeddedEngine
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.engine.service import EngineService
-from envfarm_rl.policy import MiMo, load_policy
-from envfarm_rl.repair.corpus import Example, read_examples
+from envfarm_rl.policy import MiMo
 from envfarm_rl.repair.encode import edit_logprobs
 from envfarm_rl.repair.frequencies import Frequencies
-from envfarm_rl.repair.recipe import read_recipe
 from envfarm_rl.repair.source import repair_policy
-from envfarm_rl.repair.train import Bringup
 from envfarm_rl.repair.world import RecordedPlayer, Tried
 from envfarm_rl.samples import Outcome
 from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer
-from envfarm_rl.trainer.config import parse_train_config
-from envfarm_rl.trainer.run import Run
 
 from envfarm.core.stats import bootstrap
-from envfarm.wiring.repair.bringup import corpus_files
 
+from .repair_seeds import corpus_examples, policy_of, settings, train_seeds
 from .repair_table import RUNS, Row, chance, chance_of_four, parts, table
 
 GRID = (1e-3, 0.25, 0.5, 0.7, 1.0)
@@ -131,51 +125,6 @@ def mean_of(lists: Sequence[Sequence[float]]) -> list[float]:
     return [sum(values) / len(values) for values in zip(*lists, strict=True)]
 
 
-async def reinforce(arguments: argparse.Namespace, seed: int, runs: int) -> tuple[MiMo, float, list[dict[str, Any]]]:
-    """Reinforcement learning on the train run, MTP on; the policy, its wall seconds, and its metrics."""
-    folder = Path(arguments.out) / f"rl-{runs}-{seed}"
-    train, packages = parts(arguments.train)
-    record = Path(arguments.home) / "repair" / f"{train}.jsonl"
-    config = parse_train_config(
-        {
-            "policy": {"path": str(arguments.checkpoint)},
-            "engine": {"max_draft": 3, "adaptive": False, "max_context": 2048},
-            "algorithm": {"name": arguments.algorithm, "response_tokens": 8, "row_tokens": 2048},
-            "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 5},
-            "rollout": {"groups": 16, "group_size": 8},
-            "run": {"steps": arguments.steps, "checkpoint_every": arguments.steps, "seed": seed, "keep": 1},
-            "source": {
-                "path": "envfarm.wiring.repair.training:source",
-                "options": {
-                    "run": train, "packages": packages, "home": arguments.home, "record": str(record), "runs": runs,
-                    "tokenizer": str(Path(arguments.checkpoint) / "tokenizer.json"),
-                },
-            },
-        }
-    )  # fmt: skip
-    began = time.perf_counter()
-    run = Run(folder, config)
-    await run.run(resume=folder.exists())
-    wall = time.perf_counter() - began
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return run.policy, wall, metrics
-
-
-def corpus_examples(arguments: argparse.Namespace) -> Iterator[Example]:
-    """What the bring-up was trained on."""
-    for path in corpus_files(Path(arguments.corpus), "train", read_recipe().corpus.train):
-        yield from read_examples(path)
-
-
-def further(arguments: argparse.Namespace, seed: int, seconds: float) -> MiMo:
-    """The checkpoint after so many more seconds of bring-up."""
-    recipe = read_recipe()
-    files = corpus_files(Path(arguments.corpus), "train", recipe.corpus.train)
-    control = Bringup(recipe, files, [], Path(arguments.bringup), pages=0)
-    control.extend(seconds, share=arguments.control_share, seed=seed)
-    return control.policy
-
-
 def best_temperature(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> float:
     """Of highest chance to pass, on the train run."""
     return max(GRID, key=lambda t: sum(score(policy, tokenizer, rows, t).drawn))
@@ -185,28 +134,27 @@ async def main(arguments: argparse.Namespace) -> int:
     """Run; 0 when all bars hold."""
     torch.set_num_threads(arguments.threads)
     home = Path(arguments.home)
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
     train = await table(home, *parts(arguments.train), arguments.workers)
     held = [row for each in arguments.held_out for row in await table(home, *parts(each), arguments.workers)]
     many = [index for index, row in enumerate(held) if len(row.problem.edits) >= MANY]
     tokenizer = load_tokenizer(Path(arguments.checkpoint) / "tokenizer.json")
-    before = load_policy(Path(arguments.checkpoint))
-    policies: dict[str, list[MiMo]] = {"bring-up": [before], "rl": [], "further bring-up": [], "rl, four runs": []}
-    walls = []
-    for seed in range(arguments.seeds):
-        policy, wall, metrics = await reinforce(arguments, seed, 0)
-        policies["rl"].append(policy)
-        walls.append(wall)
-        print(f"seed {seed}: {len(metrics)} steps in {wall:.0f} s", file=sys.stderr)
-        policies["further bring-up"].append(further(arguments, seed, wall))
-        policies["rl, four runs"].append((await reinforce(arguments, seed, RUNS))[0])
+    seeds = train_seeds(arguments)
+    policies = {
+        "bring-up": [policy_of(Path(arguments.checkpoint))],
+        "rl": [policy_of(each.rl) for each in seeds],
+        "further bring-up": [policy_of(each.further) for each in seeds],
+        "rl, four runs": [policy_of(each.rl_four) for each in seeds],
+    }
     figures = {
         "tasks": {"train": len(train), "held_out": len(held), "many": len(many)},
         "packages": sorted({row.package for row in held}),
-        "wall_sec": walls,
+        "wall_sec": [each.wall_sec for each in seeds],
+        "bringup_steps": [each.bringup_steps for each in seeds],
         **one_run(policies, Frequencies(corpus_examples(arguments)), tokenizer, train, held, many),
         **against_bringup(policies, tokenizer, held),
         **await four_runs(policies, tokenizer, held, arguments),
-        "arguments": vars(arguments),
+        "arguments": settings(arguments),
     }
     figures["bars"] = bars(figures)
     text = json.dumps(figures, indent=1, default=str)
@@ -308,15 +256,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--home", required=True)
     parser.add_argument("--checkpoint", required=True, help="folder of the bring-up's checkpoint")
-    parser.add_argument("--bringup", required=True, help="folder of the bring-up itself, for the control")
     parser.add_argument("--corpus", required=True, help="folder of the corpus, for the control")
     parser.add_argument("--train", required=True, help="build run whose verdicts are trained on")
     parser.add_argument("--held-out", nargs="+", required=True, help="build runs that are measured on")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--jobs", type=int, default=2, help="seeds trained at once")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--groups", type=int, default=16)
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--context", type=int, default=1024, help="tokens of a row, with one test run")
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--algorithm", default="ppo_clip")
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
+    parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
     parser.add_argument("--temperature", type=float, default=1.0, help="of episodes with four runs")
     parser.add_argument("--each", type=int, default=8, help="episodes of a task with four runs")
     parser.add_argument("--workers", type=int, default=2, help="boxes at once")

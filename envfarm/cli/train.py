@@ -186,7 +186,8 @@ def bringup(
     checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the checkpoint goes.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file; that of the policy we ship otherwise.")] = None,
     work: Annotated[Path | None, typer.Option(help="Corpus and states; below the home otherwise.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that build the corpus.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that build the corpus, and feed a GPU.")] = 2,
+    device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Of torch; one is best for so small a model.")] = 1,
     home: Home = None,
 ) -> None:
@@ -198,8 +199,9 @@ def bringup(
     from envfarm.wiring.repair.bringup import bring_up
 
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high")  # where there are tensor cores, they are for this
     place = work or _home(home) / "bringup"
-    bring_up(read_recipe(recipe), place, checkpoint, workers=workers, say=note)
+    bring_up(read_recipe(recipe), place, checkpoint, workers=workers, device=device, say=note)
     note(f"{checkpoint} holds the policy. What was read and how it learned is beside it.")
 
 

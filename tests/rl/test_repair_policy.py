@@ -222,11 +222,16 @@ def test_the_bringup_learns_and_a_resumed_one_ends_the_same(tmp_path: Path) -> N
     heads = [name for name in start if name.startswith("model.mtp.")]
     assert any(not torch.equal(start[name], whole.policy.state_dict()[name]) for name in heads)
     part = Bringup(recipe(40, 6), *where, tmp_path / "part", every=20)
-    batches = part._batches()
-    for _ in range(20):
-        part._trunk_step(next(batches))
-        part.done += 1
-    part._save()
+    look = part._look
+
+    def cut_off() -> None:
+        if part.done == 40:
+            raise KeyboardInterrupt
+        look()
+
+    part._look = cut_off  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        part.run()
     resumed = Bringup(recipe(40, 6), *where, tmp_path / "part", every=20)
     assert resumed.done == 20
     resumed.run()

@@ -22,9 +22,12 @@ from .corpus import examples, function_digest, product_functions
 MANIFEST = "manifest.json"
 
 
-def bring_up(recipe: BringupRecipe, work: Path, checkpoint: Path, *, workers: int, say: Callable[[str], None]) -> None:
+def bring_up(
+    recipe: BringupRecipe, work: Path, checkpoint: Path, *, workers: int, device: str, say: Callable[[str], None]
+) -> None:
     """Everything; begun again with the same ``work`` it goes on. The checkpoint gets the recipe, the manifest of what
-    was read, the curve on held-out pages, and a digest of its weights.
+    was read, the curve on held-out pages, and a digest of its weights. A trainer on a GPU has its batches made by the
+    ``workers`` that built the corpus: one process alone feeds it too slowly.
 
     Raises ``BuilderError`` where the registry cannot be reached, ``TrainerError`` and ``ConfigError`` as training does.
     """
@@ -33,7 +36,10 @@ def bring_up(recipe: BringupRecipe, work: Path, checkpoint: Path, *, workers: in
     corpus = work / "corpus"
     build_corpus(recipe.corpus, corpus, work / "cache", workers=workers, say=say)
     files = {split: corpus_files(corpus, split, names) for split, names in _splits(recipe.corpus)}
-    run = Bringup(recipe, files["train"], files["held_out"], work / "bringup", say=say)
+    run = Bringup(
+        recipe, files["train"], files["held_out"], work / "bringup", device=device,
+        workers=workers if device != "cpu" else 0, say=say,
+    )  # fmt: skip
     run.run()
     run.export(checkpoint)
     (checkpoint / "recipe.json").write_text(recipe.model_dump_json(indent=1))

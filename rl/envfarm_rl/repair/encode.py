@@ -83,6 +83,7 @@ def edit_logprobs(
     longest = max(len(sample.tokens) + sum(sample.action) * 40 for group in samples for sample in group)
     packed = pack([sample for group in samples for sample in group], row_tokens=max(row_tokens, longest))
     with torch.inference_mode():
-        each = token_logprobs(policy, packed, Sampling(temperature=temperature))
+        on_device = packed.to(policy.lm_head.weight.device)
+        each = token_logprobs(policy, on_device, Sampling(temperature=temperature)).cpu()
     total = torch.zeros(len(packed.chains)).index_add_(0, packed.sample, each)
     return list(total.split([len(group) for group in samples]))

@@ -51,6 +51,8 @@ class StepsSection(Section):
     """Peak rate of the trunk's matrices."""
     adamw: float = Field(default=2e-3, gt=0)
     """Peak rate of all else."""
+    half: bool = False
+    """Multiply in bfloat16; worth it for wide policies on a GPU."""
     warmup: int = Field(default=30, ge=0)
     """Steps to the peak."""
     decay: float = Field(default=0.4, gt=0, le=1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,29 @@ from envfarm.core.errors import Reason, TrainerError
 from ..algorithms.head_loss import HeadLossKind, head_loss, head_places
 from ..engine.sampling import Sampling
 from ..policy import MiMo, save_policy
+from ..samples import Sample
 from ..text.chat import CALL, END
 from ..text.tokenizer import TinyTokenizer, load_tokenizer, train_tokenizer
 from ..trainer.logprobs import run_trunk
 from ..trainer.optimisers import group_parameters
 from ..trainer.packing import pack
-from .bringup import Item, batches, bringup_loss, encode_example
 from .corpus import Example, decode, read_examples, read_lines
-from .encode import edit_logprobs, whole_sample
+from .encode import edit_logprobs
+from .feed import Feed
+from .loss import PageBatch, bringup_loss
 from .problem import LINES
 from .prompt import page
 from .recipe import BringupRecipe, StepsSection
 from .texts import FORMS
 
-_CHUNK = 2000
-"""Examples encoded at once."""
+_CHUNK = 500
+"""Examples encoded at once, at least; enough for several batches of like length."""
 _TEXTS = 40_000
 """Pages that the tokenizer is trained on."""
 _FINAL = 0.05
 """Share of the peak rate at the end."""
+_LOOKS = 250, 16
+"""Steps between two looks at held-out pages, at least, and about how many of them in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +101,17 @@ class Bringup:
         folder: Path,
         *,
         pages: int = 400,
-        every: int = 250,
+        every: int = 0,
+        device: str = "cpu",
+        workers: int = 0,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.recipe, self.folder, self._say, self._every = recipe, folder, say, every
+        self.recipe, self.folder, self._say, self._device = recipe, folder, say, device
+        self._every = every or max(_LOOKS[0], self.steps // _LOOKS[1])
         folder.mkdir(parents=True, exist_ok=True)
         steps = recipe.training
-        self._lines = [line for path in train for line in read_lines(path)]
-        if not self._lines:
+        lines = [line for path in train for line in read_lines(path)]
+        if not lines:
             raise TrainerError(
                 "The corpus holds no example.",
                 reason=Reason.checkpoint_missing,
@@ -112,13 +120,15 @@ class Bringup:
             )
         path = folder / "tokenizer.json"
         if not path.exists():
-            make_tokenizer(self._lines, recipe.tokenizer.vocabulary, steps.seed).save(path)
+            make_tokenizer(lines, recipe.tokenizer.vocabulary, steps.seed).save(path)
         self.tokenizer = load_tokenizer(path)
+        self._feed = Feed(train, path, steps, workers, max(_CHUNK, steps.tokens // 8))
         single = [each for file in held_out for each in read_examples(file) if len(each.gold) == 1]
         random.Random(steps.seed).shuffle(single)
         short = (each for each in single if len(self.tokenizer.encode(page(each.problem))) < steps.longest - 40)
         self._held_out = [each for each, _ in zip(short, range(pages), strict=False)]
-        self.policy = MiMo(recipe.config(self.tokenizer.size)).initialise(torch.Generator().manual_seed(steps.seed))
+        policy = MiMo(recipe.config(self.tokenizer.size)).initialise(torch.Generator().manual_seed(steps.seed))
+        self.policy = policy.to(device)
         groups = group_parameters(self.policy)
         rest = [*groups.tables.values(), *groups.vectors.values()]
         self._optimisers = {
@@ -140,50 +150,54 @@ class Bringup:
 
     def run(self) -> None:
         """To the last step."""
-        running: list[dict[str, float]] = []
-        for batch in self._batches():
-            if self.done >= self.steps:
-                break
-            trunk = self.done < self.recipe.training.steps
-            running.append(self._trunk_step(batch) if trunk else self._head_step(batch))
-            self.done += 1
-            if self.done % 25 == 0:
-                self._say(f"step {self.done} of {self.steps}: {_mean(running)}")
-                running.clear()
-            if self.done % self._every == 0 or self.done in (self.recipe.training.steps, self.steps):
-                self._look()
-                self._save()
+        steps, running = self.recipe.training, list[dict[str, float]]()
+        for heads, end, step in ((False, steps.steps, self._trunk_step), (True, self.steps, self._head_step)):
+            if self.done >= end:
+                continue
+            with contextlib.closing(self._feed.batches(self._chunk, self._place, heads=heads)) as fed:
+                for self._chunk, place, batch in fed:
+                    running.append(step(batch))  # type: ignore[arg-type]
+                    self._place = place + 1
+                    self.done += 1
+                    if self.done % 25 == 0:
+                        self._say(f"step {self.done} of {self.steps}: {_mean(running)}")
+                        running.clear()
+                    if self.done % self._every == 0 or self.done == end:
+                        self._look()
+                        self._save()
+                    if self.done == end:
+                        break
+            running.clear()
 
     def extend(self, seconds: float, *, share: float, seed: int) -> int:
         """Go on with the trunk for so many seconds at a fixed share of the peak rates, on examples of another order;
         the steps taken. Nothing is saved: this is the control that reinforcement learning is measured against."""
-        self._chunk, self._place = 1_000_000 * (seed + 1), 0
         end, taken = time.perf_counter() + seconds, 0
-        for batch in self._batches():
+        for _, _, batch in self._feed.batches(1_000_000 * (seed + 1), 0):
             if time.perf_counter() >= end:
                 break
-            self._trunk_step(batch, share)
+            self._trunk_step(batch, share)  # type: ignore[arg-type]
             taken += 1
         return taken
 
     def export(self, folder: Path) -> None:
         """Write the checkpoint: weights in half precision, ``config.json``, ``tokenizer.json``."""
-        save_policy(copy.deepcopy(self.policy).half(), folder)
+        save_policy(copy.deepcopy(self.policy).cpu().half(), folder)
         self.tokenizer.save(folder / "tokenizer.json")
 
-    def _trunk_step(self, batch: Sequence[Item], share: float | None = None) -> dict[str, float]:
+    def _trunk_step(self, batch: PageBatch, share: float | None = None) -> dict[str, float]:
         steps = self.recipe.training
-        loss = bringup_loss(self.policy, batch, (self.tokenizer.control(END.text), self.tokenizer.control(CALL.text)))
+        ends = self.tokenizer.control(END.text), self.tokenizer.control(CALL.text)
+        with torch.autocast(torch.device(self._device).type, torch.bfloat16, enabled=steps.half):
+            loss = bringup_loss(self.policy, batch.to(self._device), ends)
         (loss.answer + steps.page * loss.page + steps.mark * loss.mark).backward()
         nn.utils.clip_grad_norm_(self._trunk, 1.0)
         self._step(("muon", "adamw"), rate(self.done, steps.steps, steps) if share is None else share)
         return {name: float(getattr(loss, name).detach()) for name in ("answer", "page", "mark")}
 
-    def _head_step(self, batch: Sequence[Item]) -> dict[str, float]:
-        """Heads learn on whole answers: choices alone are no three tokens in a row."""
-        samples = [whole_sample(self.tokenizer, item.example.problem, item.example.gold[0]) for item in batch]
+    def _head_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         places = head_places(samples, len(self.policy.heads))
-        packed = pack(samples, row_tokens=max(len(sample.tokens) for sample in samples))
+        packed = pack(samples, row_tokens=max(len(sample.tokens) for sample in samples)).to(self._device)
         with torch.no_grad():
             hidden = run_trunk(self.policy, packed).hidden
         early = self.done - self.recipe.training.steps < self.recipe.training.head_steps // 3
@@ -203,22 +217,6 @@ class Bringup:
                 group["lr"] = peak * scale
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-
-    def _batches(self) -> Iterator[list[Item]]:
-        """Without end. What a chunk holds follows from its number, so a resumed run goes on with the next batch."""
-        steps = self.recipe.training
-        while True:
-            rng = random.Random(f"{steps.seed} {self._chunk}")
-            chosen = [decode(self._lines[rng.randrange(len(self._lines))]) for _ in range(_CHUNK)]
-            encoded = (
-                encode_example(self.tokenizer, each, rng, max_tokens=steps.longest, episodes=steps.episodes)
-                for each in chosen
-            )
-            found = list(batches([item for item in encoded if item], tokens=steps.tokens, seed=rng.randrange(1 << 30)))
-            while self._place < len(found):
-                self._place += 1
-                yield found[self._place - 1]
-            self._chunk, self._place = self._chunk + 1, 0
 
     def _look(self) -> None:
         found = ranking(self.policy, self.tokenizer, self._held_out)
@@ -247,7 +245,7 @@ class Bringup:
         path = self.folder / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self._device)
         if state["recipe"] != self.recipe.model_dump(mode="json"):
             raise TrainerError(
                 f"{self.folder} holds a bring-up by another recipe.",

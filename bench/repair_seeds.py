@@ -1,0 +1,130 @@
+"""What one seed of the comparison trains: reinforcement learning, and as many seconds of further bring-up."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from envfarm_rl.policy import MiMo, load_policy, save_policy
+from envfarm_rl.repair.corpus import Example, read_examples
+from envfarm_rl.repair.recipe import BringupRecipe
+from envfarm_rl.repair.train import Bringup
+from envfarm_rl.trainer.config import parse_train_config
+from envfarm_rl.trainer.run import Run
+
+from envfarm.wiring.repair.bringup import corpus_files
+
+from .repair_table import RUNS, parts
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Of one seed: folders of policies, and what it took."""
+
+    rl: Path
+    further: Path
+    rl_four: Path
+    wall_sec: float
+    """Of reinforcement learning, its start and checkpoints included; the further bring-up got as many."""
+    bringup_steps: int
+
+
+def train_seeds(arguments: argparse.Namespace) -> list[Trained]:
+    """All seeds, ``arguments.jobs`` at once, each in a process of its own. What a seed has trained is kept below
+    ``arguments.out`` and not trained again."""
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+        return list(pool.map(train_seed, [arguments] * arguments.seeds, range(arguments.seeds)))
+
+
+def train_seed(arguments: argparse.Namespace, seed: int) -> Trained:
+    """The three policies of a seed."""
+    torch.set_num_threads(arguments.threads)
+    folder = Path(arguments.out) / f"seed-{seed}"
+    told = folder / "told.json"
+    rl, further, four = (folder / name for name in ("rl", "further", "rl-four"))
+    if not told.exists():
+        wall = reinforce(arguments, seed, 0, rl)
+        steps = bring_further(arguments, seed, wall, further)
+        reinforce(arguments, seed, RUNS, four)
+        told.write_text(json.dumps({"wall_sec": wall, "bringup_steps": steps}))
+        print(f"seed {seed}: {wall:.0f} s each, {steps} steps of further bring-up", file=sys.stderr)
+    return Trained(rl, further, four, **json.loads(told.read_text()))
+
+
+def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> float:
+    """Reinforcement learning on the train run, MTP on, the policy left in ``folder``; the wall seconds of its steps."""
+    train, packages = parts(arguments.train)
+    record = Path(arguments.home) / "repair" / f"{train}.jsonl"
+    config = parse_train_config(
+        {
+            "policy": {"path": str(arguments.checkpoint)},
+            "engine": {"max_draft": 3, "adaptive": False, "max_context": 2048 if runs else arguments.context},
+            "algorithm": {
+                "name": arguments.algorithm, "response_tokens": 8, "row_tokens": 2048 if runs else arguments.context,
+            },
+            "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 5},
+            "rollout": {"groups": arguments.groups, "group_size": arguments.group_size},
+            "run": {"steps": arguments.steps, "checkpoint_every": arguments.steps, "seed": seed, "keep": 1},
+            "source": {
+                "path": "envfarm.wiring.repair.training:source",
+                "options": {
+                    "run": train, "packages": packages, "home": arguments.home, "record": str(record), "runs": runs,
+                    "tokenizer": str(Path(arguments.checkpoint) / "tokenizer.json"),
+                },
+            },
+        }
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=arguments.out) as scratch:
+        run = Run(Path(scratch) / "run", config)
+        asyncio.run(run.run())
+        lines = (Path(scratch) / "run" / "metrics.jsonl").read_text().splitlines()
+        save_policy(run.policy, folder)
+    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    return sum(json.loads(line)["seconds"] for line in lines)
+
+
+def recipe_of(arguments: argparse.Namespace) -> BringupRecipe:
+    """By which the checkpoint was made."""
+    return BringupRecipe.model_validate_json((Path(arguments.checkpoint) / "recipe.json").read_text())
+
+
+def corpus_examples(arguments: argparse.Namespace) -> Iterator[Example]:
+    """What the bring-up was trained on."""
+    for path in corpus_files(Path(arguments.corpus), "train", recipe_of(arguments).corpus.train):
+        yield from read_examples(path)
+
+
+def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, folder: Path) -> int:
+    """The checkpoint after so many more seconds of bring-up, left in ``folder``; the steps taken."""
+    recipe = recipe_of(arguments)
+    # steps as small as one thread takes them; the recipe's own may be those of a GPU
+    steps = recipe.training.model_copy(update={"tokens": arguments.control_tokens, "half": False})
+    files = corpus_files(Path(arguments.corpus), "train", recipe.corpus.train)
+    with tempfile.TemporaryDirectory(dir=arguments.out) as scratch:
+        shutil.copy(Path(arguments.checkpoint) / "tokenizer.json", scratch)
+        control = Bringup(recipe.model_copy(update={"training": steps}), files, [], Path(scratch), pages=0)
+        control.policy.load_state_dict(policy_of(Path(arguments.checkpoint)).state_dict())
+        taken = control.extend(seconds, share=arguments.control_share, seed=seed)
+        save_policy(control.policy, folder)
+    return taken
+
+
+def policy_of(folder: Path) -> MiMo:
+    """In single precision."""
+    return load_policy(folder, dtype=torch.float32)
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """As they are printed."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
