@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import threading
 from collections.abc import Sequence
 
@@ -245,3 +246,21 @@ def test_capabilities_and_state(small: MiMo) -> None:
     assert other.state_dict() == subject.state_dict() != engine(small, 3, adaptive=True).state_dict()
     assert subject.capabilities().speculation and not engine(small, 0).capabilities().speculation
     assert subject.capabilities().max_context == 400
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_a_group_with_one_prompt_gets_what_each_would_get_alone(k: int, mixture: MiMo) -> None:
+    asked = [
+        Request(prompt, 12, Sampling(0.8), seed=10 * place + index)
+        for place, prompt in enumerate(prompts(4, 40, seed=2))
+        for index in range(5)
+    ]
+    random.Random(0).shuffle(asked)
+    together = engine(mixture, k).generate(asked)
+    alone = [engine(mixture, k).generate([request])[0] for request in asked]
+    for request, one, other in zip(asked, together, alone, strict=True):
+        assert one.tokens == other.tokens and one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+        assert one.routes is not None and other.routes is not None and torch.equal(one.routes, other.routes)
+        assert one.reused in (0, len(request.prompt) - 1)
+    # The trunk ran over each prompt once.
+    assert sum(one.reused == 0 for one, request in zip(together, asked, strict=True) if len(request.prompt) > 1) == 4

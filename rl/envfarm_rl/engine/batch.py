@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -78,6 +78,18 @@ class Row:
         return len(tokens)
 
 
+def _twins(arrivals: Sequence[tuple[Row, Remembered | None]]) -> dict[int, Row]:
+    """By ``id``, rows with nothing remembered that have the prompt of an earlier such row, and that row."""
+    firsts: dict[tuple[int, ...], Row] = {}
+    twins: dict[int, Row] = {}
+    for row, remembered in arrivals:
+        if remembered is None:
+            other = firsts.setdefault(tuple(row.prompt.tolist()), row)
+            if other is not row:
+                twins[id(row)] = other
+    return twins
+
+
 class Batch:
     """Up to ``capacity`` rows of up to ``length`` tokens, drafts included.
 
@@ -107,8 +119,13 @@ class Batch:
 
     def join(self, arrivals: Sequence[tuple[Row, Remembered | None]]) -> None:
         """Take in rows, with what is remembered of their first ``row.reused`` tokens, and run the trunk over the rest
-        of their prompts but the last token."""
+        of their prompts but the last token. Of several that have the same prompt, as those of a group have, it runs
+        over one."""
         first = len(self.rows)
+        twins = _twins(arrivals)
+        for row, _ in arrivals:
+            if id(row) in twins:
+                row.reused = len(row.prompt) - 1
         arrivals = sorted(arrivals, key=lambda each: each[0].reused - len(each[0].prompt))
         rows = [row for row, _ in arrivals]
         self.rows += rows
@@ -127,7 +144,19 @@ class Batch:
             starts = self.lengths[first : first + count] - 1 - todo[:count] + done
             self.run(first, starts, (todo[:count] - done).clamp_max(piece))
             done += piece
+        self._follow(first, twins)
         self._regroup()
+
+    def _follow(self, first: int, twins: Mapping[int, Row]) -> None:
+        """Rows from ``first`` on that have a twin get what was computed for it."""
+        places = {id(row): place for place, row in enumerate(self.rows[first:], first)}
+        pairs = [(places[id(twin)], places[row]) for row, twin in twins.items()]
+        if not pairs:
+            return
+        source, target = torch.tensor(pairs).unbind(1)
+        self.memory.move(source.to(self.device), target.to(self.device))
+        if self.routes is not None:
+            self.routes[target] = self.routes[source]
 
     def _restore(self, place: int, row: Row, remembered: Remembered) -> None:
         self.memory.load(place, len(remembered.tokens), remembered.state)

@@ -91,7 +91,8 @@ class Maker:
             for each in chosen
         )
         items = [item for item in encoded if item]
-        found = batches(items, tokens=steps.tokens, seed=rng.randrange(1 << 30))
+        tokens = steps.head_tokens if heads else steps.tokens
+        found = batches(items, tokens=tokens, seed=rng.randrange(1 << 30))
         return [self._whole(batch) if heads else collate(batch) for batch in found]
 
     def _whole(self, batch: Sequence[Item]) -> list[Sample]:

@@ -65,6 +65,8 @@ class StepsSection(Section):
     """Share of examples that are whole episodes: a wrong edit, its test run, the way back, the right edit."""
     head_steps: int = Field(default=600, ge=0)
     """Of the MTP heads, afterwards, the trunk at rest."""
+    head_tokens: int = Field(default=3072, ge=64)
+    """Padded tokens of a step of the heads."""
     head_rate: float = Field(default=2e-3, gt=0)
     """Peak rate of the heads."""
 
