@@ -16,6 +16,7 @@ import orjson
 import typer
 
 from envfarm.core.config import Config
+from envfarm.core.durable import write_file
 from envfarm.farm.progress import Progress
 from envfarm.wiring.demo import FULL, PACKAGES, demo_plan
 from envfarm.wiring.plan import RunPlan
@@ -130,6 +131,4 @@ def _write_report(figures: dict[str, Any], output: Path) -> None:
         "report.html": render_report(figures).encode(),
     }
     for name, data in files.items():
-        temporary = output / f".{name}.tmp"
-        temporary.write_bytes(data)
-        temporary.replace(output / name)
+        write_file(output / name, data)

@@ -5,7 +5,6 @@ Pages and commands read here, so that neither needs torch. The trainer and the j
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping
 from enum import StrEnum
@@ -16,6 +15,7 @@ import orjson
 from pydantic import ValidationError
 
 from envfarm.core.base import Noun
+from envfarm.core.durable import write_file
 from envfarm.core.errors import FailureRecord, Reason, StoreError
 from envfarm.core.process import Process
 
@@ -164,9 +164,7 @@ def _line_start(file: BinaryIO, offset: int) -> int:
 
 def write_job(folder: Path, job: Job) -> None:
     """Replace ``job.json``, all or nothing. Raises ``OSError``."""
-    temporary = folder / f".{JOB}.{os.getpid()}"
-    temporary.write_text(job.model_dump_json(indent=1) + "\n", "utf-8")
-    temporary.rename(folder / JOB)
+    write_file(folder / JOB, (job.model_dump_json(indent=1) + "\n").encode())
 
 
 def _run(folder: Path) -> TrainingRun:

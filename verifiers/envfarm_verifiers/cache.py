@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from envfarm.core.base import digest_json, short
+from envfarm.core.base import Noun, digest_json, short
+from envfarm.core.durable import write_file
 from envfarm.core.verdict import Verdict
 
 from .calibration import Calibration
@@ -60,7 +59,7 @@ class FolderCache:
 
     def put(self, verdict: Verdict) -> None:
         path = self._path("verdicts", verdict.task_digest, verdict.submission_digest, verdict.grader)
-        _write(path, verdict.model_dump_json().encode())
+        _keep(path, verdict)
 
     def get_calibration(self, task_digest: str, grader: str) -> Calibration | None:
         data = _read(self._path("calibrations", task_digest, grader))
@@ -68,7 +67,7 @@ class FolderCache:
 
     def put_calibration(self, calibration: Calibration) -> None:
         path = self._path("calibrations", calibration.task_digest, calibration.grader)
-        _write(path, calibration.model_dump_json().encode())
+        _keep(path, calibration)
 
     def _path(self, kind: str, *key: str) -> Path:
         name = short(digest_json(list(key)), 40)
@@ -82,15 +81,6 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _write(path: Path, data: bytes) -> None:
+def _keep(path: Path, found: Noun) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).rename(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_file(path, found.model_dump_json().encode())

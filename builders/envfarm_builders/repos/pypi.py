@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from envfarm.core.archive import File, pack
+from envfarm.core.durable import write_file
 from envfarm.core.errors import BuilderError, Reason
 from envfarm.core.failpoints import failpoint
 from envfarm.core.source import Commit, FileChange
@@ -181,13 +181,7 @@ def _tree(release: Release, index: PackageIndex, downloads: Path) -> dict[str, F
             return unpack_sdist(data, release.filename)
     data = index.download(release)
     downloads.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".part-", dir=downloads)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    failpoint("pypi.download.before_rename")
-    Path(temporary).rename(kept)
+    write_file(kept, data, before_rename="pypi.download.before_rename")
     return unpack_sdist(data, release.filename)
 
 

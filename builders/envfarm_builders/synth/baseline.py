@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from envfarm.core.base import Noun, digest_bytes, digest_json
+from envfarm.core.durable import write_file
 from envfarm.core.environment import Environment, TestCommand
 from envfarm.core.errors import BuilderError, Reason
 from envfarm.core.ports import BlobStore, TestRunner
@@ -98,12 +98,7 @@ class BaselineCache:
 
     def _write(self, entries: dict[str, str]) -> None:
         self._index.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._index.with_name(f"{self._index.name}.{os.getpid()}")
-        with temporary.open("w") as file:
-            json.dump(entries, file, indent=0, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._index)
+        write_file(self._index, json.dumps(entries, indent=0, sort_keys=True).encode())
 
 
 def _passed(report: TestReport) -> set[str]:

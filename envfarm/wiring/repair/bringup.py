@@ -15,6 +15,7 @@ from envfarm_rl.repair.corpus import write_examples
 from envfarm_rl.repair.recipe import BringupRecipe, CorpusSection
 
 from envfarm.core.archive import unpack
+from envfarm.core.durable import write_file
 from envfarm.core.errors import BuilderError, Reason
 
 from .corpus import examples, function_digest, product_functions
@@ -89,7 +90,7 @@ def build_corpus(
             for name, future in running:
                 manifest[name] = {"split": split, **future.result()}
                 say(f"{name}: {manifest[name]['examples']} examples of {manifest[name]['functions']} functions")
-                _write(path, manifest)
+                write_file(path, json.dumps(manifest, indent=0, sort_keys=True).encode())
             if split == "held_out":
                 dropped = {digest for entry in manifest.values() for digest in entry.get("digests", ())}  # type: ignore
 
@@ -119,9 +120,3 @@ def package_corpus(
 
 def _splits(section: CorpusSection) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return ("held_out", section.held_out), ("train", section.train)
-
-
-def _write(path: Path, manifest: dict[str, dict[str, object]]) -> None:
-    scratch = path.with_name(f".{path.name}")
-    scratch.write_text(json.dumps(manifest, indent=0, sort_keys=True), "utf-8")
-    scratch.replace(path)

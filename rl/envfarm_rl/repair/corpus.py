@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import zstandard
 
+from envfarm.core.durable import write_file
 from envfarm.core.errors import Reason, TrainerError
 
 from .problem import Problem
@@ -27,9 +28,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     """Write a package's file, whole or not at all; the number written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [msgspec.json.encode(example) for example in examples]
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_bytes(zstandard.compress(b"\n".join(lines)))
-    scratch.replace(path)
+    write_file(path, zstandard.compress(b"\n".join(lines)))
     return len(lines)
 
 

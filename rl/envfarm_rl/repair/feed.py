@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -41,7 +41,7 @@ class Feed:
     examples: int = 500
     """Of a chunk."""
 
-    def batches(self, number: int, place: int, *, heads: bool = False) -> Iterator[tuple[int, int, Batch]]:
+    def batches(self, number: int, place: int, *, heads: bool = False) -> Generator[tuple[int, int, Batch]]:
         """Each batch with its chunk and place, from there on; for the ``heads``, whole answers."""
         for chunk, found in self._chunks(number, heads):
             for at in range(place, len(found)):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from envfarm.core.durable import write_file
 from envfarm.core.errors import Reason, TrainerError
 from envfarm.core.failpoints import failpoint
 from envfarm.telemetry.training import METRICS, STATUS, Status
@@ -76,14 +77,8 @@ def read_status(folder: Path) -> Status | None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small file, all or nothing. Raises as :meth:`Metrics.log`."""
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        failpoint(f"train.{path.name}.before_rename")
-        temporary.rename(path)
+        write_file(path, text.encode(), before_rename=f"train.{path.name}.before_rename")
     except OSError as error:
         raise unwritable(path, error) from error
 
