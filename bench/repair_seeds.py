@@ -73,7 +73,8 @@ def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path)
             "algorithm": {
                 "name": arguments.algorithm, "response_tokens": 8, "row_tokens": 2048 if runs else arguments.context,
             },
-            "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 5},
+            "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 3},
+            "heads": {"online": arguments.train_heads},
             "rollout": {"groups": arguments.groups, "group_size": arguments.group_size},
             "run": {"steps": arguments.steps, "checkpoint_every": arguments.steps, "seed": seed, "keep": 1},
             "source": {

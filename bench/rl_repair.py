@@ -36,7 +36,7 @@ from envfarm_rl.engine.embedded import EmbeddedEngine
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.engine.service import EngineService
 from envfarm_rl.policy import MiMo
-from envfarm_rl.repair.encode import edit_logprobs
+from envfarm_rl.repair.encode import edit_laws
 from envfarm_rl.repair.frequencies import Frequencies
 from envfarm_rl.repair.source import repair_policy
 from envfarm_rl.repair.world import RecordedPlayer, Tried
@@ -48,8 +48,9 @@ from envfarm.core.stats import bootstrap
 from .repair_seeds import corpus_examples, policy_of, settings, train_seeds
 from .repair_table import RUNS, Row, chance, chance_of_four, parts, table
 
-GRID = (1e-3, 0.25, 0.5, 0.7, 1.0)
-"""Temperatures a policy may choose from; the first stands for greedy."""
+GREEDY, DRAWN = 1e-3, 1.0
+GRID = (GREEDY, 0.25, 0.5, 0.7, DRAWN)
+"""Temperatures a policy may choose from."""
 MANY = 9
 """Valid edits from which a function counts as one with many."""
 TRIES = 8
@@ -57,28 +58,30 @@ TRIES = 8
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one policy on each task: chance to pass with one edit."""
+    """Of one policy on each task: the chance that one edit passes, at each temperature of :data:`GRID`."""
 
-    drawn: list[float]
-    greedy: list[float]
+    at: dict[float, list[float]]
+
+    @property
+    def best(self) -> float:
+        """The temperature of the highest chance."""
+        return max(GRID, key=lambda temperature: sum(self.at[temperature]))
 
     @property
     def eight(self) -> list[float]:
-        """Chance that at least one of eight independent tries passes."""
-        return [1 - (1 - p) ** TRIES for p in self.drawn]
+        """Chance that at least one of eight independent tries at temperature 1 passes."""
+        return [1 - (1 - p) ** TRIES for p in self.at[DRAWN]]
 
 
-def score(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row], temperature: float = 1.0) -> Scores:
+def score(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> Scores:
     """Exact, from all valid edits."""
-    drawn, greedy = [], []
+    at: dict[float, list[float]] = {temperature: [] for temperature in GRID}
     for start in range(0, len(rows), 8):
         part = rows[start : start + 8]
-        problems = [row.problem for row in part]
-        laws = edit_logprobs(policy, tokenizer, problems, temperature=temperature)
-        sharp = edit_logprobs(policy, tokenizer, problems, temperature=1e-3)
-        drawn += [float(law.exp() @ row.passes) for law, row in zip(laws, part, strict=True)]
-        greedy += [float(row.passes[int(law.argmax())]) for law, row in zip(sharp, part, strict=True)]
-    return Scores(drawn, greedy)
+        found = edit_laws(policy, tokenizer, [row.problem for row in part], GRID)
+        for temperature, laws in zip(GRID, found, strict=True):
+            at[temperature] += [float(law.exp() @ row.passes) for law, row in zip(laws, part, strict=True)]
+    return Scores(at)
 
 
 async def episodes(
@@ -125,11 +128,6 @@ def mean_of(lists: Sequence[Sequence[float]]) -> list[float]:
     return [sum(values) / len(values) for values in zip(*lists, strict=True)]
 
 
-def best_temperature(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> float:
-    """Of highest chance to pass, on the train run."""
-    return max(GRID, key=lambda t: sum(score(policy, tokenizer, rows, t).drawn))
-
-
 async def main(arguments: argparse.Namespace) -> int:
     """Run; 0 when all bars hold."""
     torch.set_num_threads(arguments.threads)
@@ -146,13 +144,15 @@ async def main(arguments: argparse.Namespace) -> int:
         "further bring-up": [policy_of(each.further) for each in seeds],
         "rl, four runs": [policy_of(each.rl_four) for each in seeds],
     }
+    trained = {name: [score(policy, tokenizer, train) for policy in found] for name, found in policies.items()}
+    scores = {name: [score(policy, tokenizer, held) for policy in found] for name, found in policies.items()}
     figures = {
         "tasks": {"train": len(train), "held_out": len(held), "many": len(many)},
         "packages": sorted({row.package for row in held}),
         "wall_sec": [each.wall_sec for each in seeds],
         "bringup_steps": [each.bringup_steps for each in seeds],
-        **one_run(policies, Frequencies(corpus_examples(arguments)), tokenizer, train, held, many),
-        **against_bringup(policies, tokenizer, held),
+        **one_run(trained, scores, Frequencies(corpus_examples(arguments)), train, held, many),
+        **against_bringup(scores),
         **await four_runs(policies, tokenizer, held, arguments),
         "arguments": settings(arguments),
     }
@@ -164,7 +164,7 @@ async def main(arguments: argparse.Namespace) -> int:
     return 0 if all(bar["holds"] for bar in figures["bars"].values()) else 1
 
 
-def one_run(policies, blind, tokenizer, train, held, many) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def one_run(trained, scores, blind, train, held, many) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """Part 1: every policy at its own temperature, against a random valid edit."""
     base = chance(held)
     rows: dict[str, Any] = {"random": bootstrap(base), "random, many": bootstrap([base[i] for i in many])}
@@ -178,9 +178,9 @@ def one_run(policies, blind, tokenizer, train, held, many) -> dict[str, Any]:  #
         "temperatures": [sharp], "passes": bootstrap(unread(held, sharp)), "above_random": bootstrap(gain),
         "above_random_many": bootstrap([gain[i] for i in many]),
     }  # fmt: skip
-    for name, found in policies.items():
-        temperatures = [best_temperature(policy, tokenizer, train) for policy in found]
-        drawn = mean_of([score(p, tokenizer, held, t).drawn for p, t in zip(found, temperatures, strict=True)])
+    for name, found in scores.items():
+        temperatures = [each.best for each in trained[name]]
+        drawn = mean_of([each.at[t] for each, t in zip(found, temperatures, strict=True)])
         gain = minus(drawn, base)
         rows[name] = {
             "temperatures": temperatures, "passes": bootstrap(drawn), "above_random": bootstrap(gain),
@@ -189,11 +189,10 @@ def one_run(policies, blind, tokenizer, train, held, many) -> dict[str, Any]:  #
     return {"one_run": rows}
 
 
-def against_bringup(policies, tokenizer, held) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def against_bringup(scores) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """Part 2: reinforcement learning against equal seconds of further bring-up."""
-    scores = {name: [score(p, tokenizer, held) for p in found] for name, found in policies.items()}
     pick: dict[str, Callable[[Scores], list[float]]] = {
-        "drawn": lambda s: s.drawn, "greedy": lambda s: s.greedy, "eight": lambda s: s.eight
+        "drawn": lambda s: s.at[DRAWN], "greedy": lambda s: s.at[GREEDY], "eight": lambda s: s.eight
     }  # fmt: skip
     means = {name: {kind: mean_of([f(s) for s in found]) for kind, f in pick.items()} for name, found in scores.items()}
     return {
@@ -261,11 +260,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--held-out", nargs="+", required=True, help="build runs that are measured on")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="seeds trained at once")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--train-heads", action="store_true", help="MTP heads beside the policy; a third more time")
     parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--context", type=int, default=1024, help="tokens of a row, with one test run")
-    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--algorithm", default="ppo_clip")
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")

@@ -13,7 +13,7 @@ from ..samples import Sample, Support, is_forced
 from ..text.chat import CALL, Piece
 from ..text.tokenizer import TinyTokenizer
 from ..text.trie import Trie
-from ..trainer.logprobs import token_logprobs
+from ..trainer.logprobs import action_logprobs, run_trunk
 from ..trainer.packing import pack
 from .problem import Edit, Problem
 from .prompt import answer, opening, valid
@@ -70,20 +70,29 @@ def _choices(tokenizer: TinyTokenizer, problem: Problem, edit: Edit) -> list[int
     return ids[: next(place for place, token in enumerate(ids) if tokenizer.is_added(token)) + 1]
 
 
-def edit_logprobs(
-    policy: MiMo,
-    tokenizer: TinyTokenizer,
-    problems: Sequence[Problem],
-    *,
-    row_tokens: int = 512,
-    temperature: float = 1.0,
-) -> list[Tensor]:
+def edit_logprobs(policy: MiMo, tokenizer: TinyTokenizer, problems: Sequence[Problem]) -> list[Tensor]:
     """For each problem the log-probabilities [edits] with which its valid edits are the first answer; they sum to 1."""
+    return edit_laws(policy, tokenizer, problems, (1.0,))[0]
+
+
+def edit_laws(
+    policy: MiMo, tokenizer: TinyTokenizer, problems: Sequence[Problem], temperatures: Sequence[float]
+) -> list[list[Tensor]]:
+    """:func:`edit_logprobs` at each of the ``temperatures``, from one pass of the trunk. Near 0 an answer's law is
+    that of the likeliest token at each choice."""
     samples = [edit_samples(tokenizer, problem, range(len(problem.edits))) for problem in problems]
     longest = max(len(sample.tokens) + sum(sample.action) * 40 for group in samples for sample in group)
-    packed = pack([sample for group in samples for sample in group], row_tokens=max(row_tokens, longest))
+    packed = pack([sample for group in samples for sample in group], row_tokens=max(_ROW, longest))
+    found: list[list[Tensor]] = []
     with torch.inference_mode():
-        on_device = packed.to(policy.lm_head.weight.device)
-        each = token_logprobs(policy, on_device, Sampling(temperature=temperature)).cpu()
-    total = torch.zeros(len(packed.chains)).index_add_(0, packed.sample, each)
-    return list(total.split([len(group) for group in samples]))
+        packed = packed.to(policy.lm_head.weight.device)
+        hidden = run_trunk(policy, packed).hidden
+        for temperature in temperatures:
+            each = action_logprobs(policy, hidden, packed, Sampling(temperature=temperature)).cpu()
+            total = torch.zeros(len(packed.chains)).index_add_(0, packed.sample.cpu(), each)
+            found.append(list(total.split([len(group) for group in samples])))
+    return found
+
+
+_ROW = 512
+"""Tokens of a packed row, at least."""
