@@ -65,18 +65,18 @@ def train_seed(arguments: argparse.Namespace, seed: int) -> Trained:
 def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> float:
     """Reinforcement learning on the train run, MTP on, the policy left in ``folder``; the wall seconds of its steps."""
     train, packages = parts(arguments.train)
+    steps, groups = (arguments.four_steps, arguments.four_groups) if runs else (arguments.steps, arguments.groups)
+    context = arguments.four_context if runs else arguments.context
     record = Path(arguments.home) / "repair" / f"{train}.jsonl"
     config = parse_train_config(
         {
             "policy": {"path": str(arguments.checkpoint)},
-            "engine": {"max_draft": 3, "adaptive": False, "max_context": 2048 if runs else arguments.context},
-            "algorithm": {
-                "name": arguments.algorithm, "response_tokens": 8, "row_tokens": 2048 if runs else arguments.context,
-            },
+            "engine": {"max_draft": 3, "adaptive": False, "max_context": context},
+            "algorithm": {"name": arguments.algorithm, "response_tokens": 8, "row_tokens": context},
             "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 3},
             "heads": {"online": arguments.train_heads},
-            "rollout": {"groups": arguments.groups, "group_size": arguments.group_size},
-            "run": {"steps": arguments.steps, "checkpoint_every": arguments.steps, "seed": seed, "keep": 1},
+            "rollout": {"groups": groups, "group_size": arguments.group_size},
+            "run": {"steps": steps, "checkpoint_every": steps, "seed": seed, "keep": 1},
             "source": {
                 "path": "envfarm.wiring.repair.training:source",
                 "options": {

@@ -153,7 +153,7 @@ async def main(arguments: argparse.Namespace) -> int:
         "bringup_steps": [each.bringup_steps for each in seeds],
         **one_run(trained, scores, Frequencies(corpus_examples(arguments)), train, held, many),
         **against_bringup(scores),
-        **await four_runs(policies, tokenizer, held, arguments),
+        **await four_runs(policies, tokenizer, [held[index] for index in many], arguments),
         "arguments": settings(arguments),
     }
     figures["bars"] = bars(figures)
@@ -204,27 +204,26 @@ def against_bringup(scores) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     }
 
 
-async def four_runs(policies, tokenizer, held, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
-    """Part 3, and what all bars come to."""
-    held = [row for row in held if row.problem.shown_test]
-    many = [index for index, row in enumerate(held) if len(row.problem.edits) >= MANY]
-    base = [chance_of_four(row) for row in held]
-    found: dict[str, Any] = {}
-    for name in ("bring-up", "rl, four runs"):
+async def four_runs(policies, tokenizer, many, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """Part 3, on functions with many edits that have a test to be run."""
+    many = [row for row in many if row.problem.shown_test]
+    base = [chance_of_four(row) for row in many]
+    found: dict[str, Any] = {"tasks": len(many)}
+    for name in ("bring-up", "rl", "rl, four runs"):
         per_seed = [
-            await episodes(policy, tokenizer, held, temperature=arguments.temperature, each=arguments.each, seed=seed)
+            await episodes(policy, tokenizer, many, temperature=arguments.temperature, each=arguments.each, seed=seed)
             for seed, policy in enumerate(policies[name])
         ]
         solved = mean_of([[p for p, _ in rows] for rows in per_seed])
         runs = mean_of([[r for _, r in rows] for rows in per_seed])
         found[name] = {
-            "passes_many": bootstrap([solved[i] for i in many]),
-            "above_random_many": bootstrap([solved[i] - base[i][0] for i in many]),
-            "runs_per_solved_many": sum(runs[i] for i in many) / max(sum(solved[i] for i in many), 1e-9),
+            "passes_many": bootstrap(solved),
+            "above_random_many": bootstrap(minus(solved, [p for p, _ in base])),
+            "runs_per_solved_many": sum(runs) / max(sum(solved), 1e-9),
         }
     found["random"] = {
-        "passes_many": bootstrap([base[i][0] for i in many]),
-        "runs_per_solved_many": sum(base[i][1] for i in many) / max(sum(base[i][0] for i in many), 1e-9),
+        "passes_many": bootstrap([p for p, _ in base]),
+        "runs_per_solved_many": sum(r for _, r in base) / max(sum(p for p, _ in base), 1e-9),
     }
     return {"four_runs": found}
 
@@ -265,12 +264,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--context", type=int, default=1024, help="tokens of a row, with one test run")
+    parser.add_argument("--four-steps", type=int, default=8, help="with four test runs")
+    parser.add_argument("--four-groups", type=int, default=8)
+    parser.add_argument("--four-context", type=int, default=1536)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--algorithm", default="ppo_clip")
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
     parser.add_argument("--temperature", type=float, default=1.0, help="of episodes with four runs")
-    parser.add_argument("--each", type=int, default=8, help="episodes of a task with four runs")
+    parser.add_argument("--each", type=int, default=4, help="episodes of a task with four runs")
     parser.add_argument("--workers", type=int, default=2, help="boxes at once")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="/var/tmp/envfarm-rl-repair")

@@ -12,6 +12,9 @@ from envfarm.core.errors import EnvfarmError, SandboxError
 from envfarm.core.ports import Sandbox
 from envfarm.core.rollout import ToolCall
 
+ENDED = "the command was ended after"
+"""How an answer says that a command met its limit of time."""
+
 SCHEMAS: tuple[dict[str, Any], ...] = (
     {
         "name": "bash",
@@ -80,7 +83,7 @@ async def _bash(command: str, sandbox: Sandbox, timeout_sec: float, output_chars
         half = output_chars // 2
         output = f"{output[:half]}\n... {len(output) - 2 * half} characters left out ...\n{output[-half:]}"
     if result.timed_out:
-        return f"{output}\n[the command was ended after {timeout_sec:.0f} s]"
+        return f"{output}\n[{ENDED} {timeout_sec:.0f} s]"
     status = f"exit code {result.exit_code}" if result.signal is None else f"ended by signal {result.signal}"
     return f"{output}\n[{status}]"
 

@@ -29,6 +29,7 @@ from envfarm.core.source import IssueKind
 from envfarm.core.task import Mutation, Statement, Task, TaskKind
 from envfarm.store import Store
 from envfarm.wiring.app import open_app, open_store
+from envfarm.wiring.repair import boxes
 from envfarm.wiring.repair.boxes import BoxWorld
 from envfarm.wiring.repair.tasks import RepairTask, repair_tasks
 from envfarm.wiring.repair.training import FarmRollouts, source
@@ -116,6 +117,17 @@ async def test_every_edit_is_tried_once_and_only_the_right_one_passes(built: Bui
         assert world.ran == len(tried), "what is known is not run again"
         again = BoxWorld(app, [found], record)
         assert await again.all_tried(found.task.id) == tried and again.ran == 0, "nor by the next process"
+
+
+async def test_an_edit_after_which_the_shown_test_does_not_end_has_not_passed(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boxes, "TEST_SEC", 0.3)  # less than pytest takes to start
+    async with open_app(built.config) as app:
+        found = only(repair_tasks(app.store, app.blobs, "toy"))
+        world = BoxWorld(app, [found])
+        tried = await world.tried(found.task.id, 0)
+        assert "ended after" in tried.line and not tried.passed and (world.ran, world.graded) == (1, 0)
 
 
 async def test_episodes_in_boxes_end_as_the_record_says(built: Built) -> None:
