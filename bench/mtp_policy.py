@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 from envfarm_rl.algorithms.head_loss import HeadLossKind, head_loss, head_places
+from envfarm_rl.chains.logprobs import run_trunk
+from envfarm_rl.chains.packing import pack
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.policy import MiMo, from_hub, load_policy, save_policy
 from envfarm_rl.repair.corpus import Example, decode, read_examples, read_lines
@@ -19,9 +21,7 @@ from envfarm_rl.repair.recipe import CorpusSection, read_recipe
 from envfarm_rl.repair.train import make_tokenizer
 from envfarm_rl.samples import Sample
 from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer
-from envfarm_rl.trainer.logprobs import run_trunk
 from envfarm_rl.trainer.optimisers import OptimiserConfig, Optimisers
-from envfarm_rl.trainer.packing import pack
 from torch.nn import functional as F
 
 LAYERS = 12

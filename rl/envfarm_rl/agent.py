@@ -10,11 +10,11 @@ from envfarm.core.errors import EngineError, Reason, Tier
 from envfarm.core.ids import stable_seed
 from envfarm.core.rollout import Role, Turn
 
+from .chains.session import Chain
 from .engine.requests import Constraint, Emission, Request
 from .engine.sampling import Sampling
 from .text.chat import END, Piece, render, suffix
 from .text.toolcalls import ToolCallError, parse
-from .trainer.session import Chain
 
 
 class Tokenizer(Protocol):

@@ -9,12 +9,12 @@ import torch
 from envfarm_rl.algorithms.advantages import advantages
 from envfarm_rl.algorithms.policy_loss import policy_loss
 from envfarm_rl.algorithms.presets import preset
+from envfarm_rl.chains.logprobs import token_logprobs
+from envfarm_rl.chains.packing import pack
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.policy import GLOBAL, WINDOW, MiMo, MiMoConfig
 from envfarm_rl.samples import Sample
-from envfarm_rl.trainer.logprobs import token_logprobs
 from envfarm_rl.trainer.optimisers import OptimiserConfig, Optimisers
-from envfarm_rl.trainer.packing import pack
 from torch import Tensor
 
 ARMS = 5

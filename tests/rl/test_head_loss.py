@@ -10,12 +10,12 @@ import torch
 from envfarm_rl.algorithms.head_loss import HeadLossKind, HeadStats, head_loss, head_places, losses, usable_heads
 from envfarm_rl.algorithms.policy_loss import policy_loss
 from envfarm_rl.algorithms.presets import preset
+from envfarm_rl.chains.logprobs import action_logprobs, run_trunk
+from envfarm_rl.chains.packing import Packed, pack
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.policy import GLOBAL, WINDOW, MiMo, MiMoConfig
 from envfarm_rl.samples import Sample
-from envfarm_rl.trainer.logprobs import action_logprobs, run_trunk
 from envfarm_rl.trainer.optimisers import OptimiserConfig, Optimisers
-from envfarm_rl.trainer.packing import Packed, pack
 from torch import Tensor
 from torch.nn import functional as F
 

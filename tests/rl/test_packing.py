@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from envfarm_rl.chains.logprobs import action_logprobs, run_trunk, token_logprobs
+from envfarm_rl.chains.packing import Packed, pack
 from envfarm_rl.engine.sampling import Sampling, law
 from envfarm_rl.policy import GLOBAL, WINDOW, MiMo, MiMoConfig
 from envfarm_rl.samples import Sample
-from envfarm_rl.trainer.logprobs import action_logprobs, run_trunk, token_logprobs
-from envfarm_rl.trainer.packing import Packed, pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

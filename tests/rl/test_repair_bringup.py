@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from envfarm_rl.chains.logprobs import token_logprobs
+from envfarm_rl.chains.packing import pack
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.policy import MiMo
 from envfarm_rl.repair.bringup import Item, encode_example
@@ -19,8 +21,6 @@ from envfarm_rl.repair.recipe import BringupRecipe, CorpusSection, StepsSection,
 from envfarm_rl.repair.shipped import shipped_checkpoint
 from envfarm_rl.repair.train import Bringup
 from envfarm_rl.text.tokenizer import load_tokenizer
-from envfarm_rl.trainer.logprobs import token_logprobs
-from envfarm_rl.trainer.packing import pack
 
 from envfarm.wiring.repair.corpus import examples
 from envfarm.wiring.repair.pages import function_units

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from envfarm_rl.chains.packing import NO_ROUTE, pack
+from envfarm_rl.chains.session import Chain, Session
 from envfarm_rl.engine.requests import Emission
-from envfarm_rl.trainer.packing import NO_ROUTE, pack
-from envfarm_rl.trainer.session import Chain, Session
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from envfarm.core.errors import Reason, TrainerError
 
+from ..chains.logprobs import CHUNK_ELEMENTS, check_trainable, law_logits
+from ..chains.packing import Chain, Packed
 from ..engine.sampling import Sampling
 from ..policy import MiMo
 from ..samples import Sample, Support, is_forced
-from ..trainer.logprobs import CHUNK_ELEMENTS, check_trainable, law_logits
-from ..trainer.packing import Chain, Packed
 
 
 class HeadLossKind(StrEnum):

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..chains.logprobs import action_logprobs, run_trunk
+from ..chains.packing import pack
 from ..engine.sampling import Sampling
 from ..policy import MiMo
 from ..samples import Sample, Support, is_forced
 from ..text.chat import CALL, Piece
 from ..text.tokenizer import TinyTokenizer
 from ..text.trie import Trie
-from ..trainer.logprobs import action_logprobs, run_trunk
-from ..trainer.packing import pack
 from .problem import Edit, Problem
 from .prompt import answer, opening, valid
 from .protocol import State, calls, make

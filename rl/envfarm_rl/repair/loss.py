@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..chains.packing import Packed, pack
 from ..policy import MiMo
 from ..samples import is_forced
-from ..trainer.packing import Packed, pack
 from .bringup import Item
 
 
@@ -26,7 +26,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class PageBatch:
-    """B rows of T nodes, as :class:`~..trainer.packing.Packed` lays them out."""
+    """B rows of T nodes, as :class:`~..chains.packing.Packed` lays them out."""
 
     tokens: Tensor
     positions: Tensor

@@ -19,14 +19,14 @@ from torch.optim import AdamW, Muon
 from envfarm.core.errors import Reason, TrainerError
 
 from ..algorithms.head_loss import HeadLossKind, head_loss, head_places
+from ..chains.logprobs import run_trunk
+from ..chains.packing import pack
 from ..engine.sampling import Sampling
 from ..policy import MiMo, save_policy
 from ..samples import Sample
 from ..text.chat import CALL, END
 from ..text.tokenizer import TinyTokenizer, load_tokenizer, train_tokenizer
-from ..trainer.logprobs import run_trunk
 from ..trainer.optimisers import group_parameters
-from ..trainer.packing import pack
 from .corpus import Example, decode, read_examples, read_lines
 from .encode import edit_logprobs
 from .feed import Feed

@@ -17,10 +17,10 @@ from envfarm.core.errors import ConfigError, Reason
 from ..algorithms.advantages import AdvantageKind
 from ..algorithms.head_loss import HeadLossKind
 from ..algorithms.presets import preset
+from ..chains.logprobs import check_trainable
 from ..engine.memory import memory_bytes
 from ..engine.sampling import Sampling
 from ..policy import MiMo, MiMoConfig, from_hub, load_policy, read_config
-from .logprobs import check_trainable
 from .optimisers import OptimiserConfig, group_parameters
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from ..chains.session import Session
 from ..engine.embedded import EmbeddedEngine
 from ..engine.requests import Request
 from ..engine.sampling import Sampling
 from ..samples import Episode, EpisodeGroup, Outcome
-from .session import Session
 from .source import draw_seed
 
 ASK = 0

@@ -12,13 +12,13 @@ from torch import Tensor
 from ..algorithms.head_loss import HeadStats, head_loss, head_places
 from ..algorithms.policy_loss import LossStats, policy_loss
 from ..algorithms.presets import preset
+from ..chains.logprobs import action_logprobs, run_trunk
+from ..chains.packing import Packed, pack
 from ..policy import MiMo
 from ..samples import EpisodeGroup
 from .batch import Batch, make_batch
 from .config import TrainConfig
-from .logprobs import action_logprobs, run_trunk
 from .optimisers import Optimisers
-from .packing import Packed, pack
 
 
 class Trainer:
