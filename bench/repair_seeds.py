@@ -36,7 +36,7 @@ class Trained:
     further: Path
     rl_four: Path
     wall_sec: float
-    """Of reinforcement learning, its start and checkpoints included; the further bring-up got as many."""
+    """Of reinforcement learning, rollouts and updates; the further bring-up got as many."""
     bringup_steps: int
 
 
@@ -48,22 +48,29 @@ def train_seeds(arguments: argparse.Namespace) -> list[Trained]:
 
 
 def train_seed(arguments: argparse.Namespace, seed: int) -> Trained:
-    """The three policies of a seed."""
+    """The three policies of a seed. Without steps of four test runs, the policy of one run is the third as well."""
     torch.set_num_threads(arguments.threads)
     folder = Path(arguments.out) / f"seed-{seed}"
-    told = folder / "told.json"
     rl, further, four = (folder / name for name in ("rl", "further", "rl-four"))
-    if not told.exists():
-        wall = reinforce(arguments, seed, 0, rl)
-        steps = bring_further(arguments, seed, wall, further)
+    if not (rl / METRICS).exists():
+        reinforce(arguments, seed, 0, rl)
+    wall = sum(json.loads(line)["seconds"][part] for line in (rl / METRICS).open() for part in ("rollout", "train"))
+    if not (further / "steps").exists():
+        bring_further(arguments, seed, wall, further)
+    steps = int((further / "steps").read_text())
+    if not arguments.four_steps:
+        four = rl
+    elif not (four / METRICS).exists():
         reinforce(arguments, seed, RUNS, four)
-        told.write_text(json.dumps({"wall_sec": wall, "bringup_steps": steps}))
-        print(f"seed {seed}: {wall:.0f} s each, {steps} steps of further bring-up", file=sys.stderr)
-    return Trained(rl, further, four, **json.loads(told.read_text()))
+    print(f"seed {seed}: {wall:.0f} s each, {steps} steps of further bring-up", file=sys.stderr)
+    return Trained(rl, further, four, wall, steps)
 
 
-def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> float:
-    """Reinforcement learning on the train run, MTP on, the policy left in ``folder``; the wall seconds of its steps."""
+METRICS = "metrics.jsonl"
+
+
+def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> None:
+    """Reinforcement learning on the train run, MTP on; the policy and its metrics are left in ``folder``."""
     train, packages = parts(arguments.train)
     steps, groups = (arguments.four_steps, arguments.four_groups) if runs else (arguments.steps, arguments.groups)
     context = arguments.four_context if runs else arguments.context
@@ -89,10 +96,8 @@ def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path)
     with tempfile.TemporaryDirectory(dir=arguments.out) as scratch:
         run = Run(Path(scratch) / "run", config)
         asyncio.run(run.run())
-        lines = (Path(scratch) / "run" / "metrics.jsonl").read_text().splitlines()
         save_policy(run.policy, folder)
-    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
-    return sum(json.loads(line)["seconds"] for line in lines)
+        shutil.copy(Path(scratch) / "run" / METRICS, folder / METRICS)
 
 
 def recipe_of(arguments: argparse.Namespace) -> BringupRecipe:
@@ -106,8 +111,8 @@ def corpus_examples(arguments: argparse.Namespace) -> Iterator[Example]:
         yield from read_examples(path)
 
 
-def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, folder: Path) -> int:
-    """The checkpoint after so many more seconds of bring-up, left in ``folder``; the steps taken."""
+def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, folder: Path) -> None:
+    """The checkpoint after so many more seconds of bring-up, left in ``folder`` with the steps taken."""
     recipe = recipe_of(arguments)
     # steps as small as one thread takes them; the recipe's own may be those of a GPU
     steps = recipe.training.model_copy(update={"tokens": arguments.control_tokens, "half": False})
@@ -118,7 +123,7 @@ def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, fold
         control.policy.load_state_dict(policy_of(Path(arguments.checkpoint)).state_dict())
         taken = control.extend(seconds, share=arguments.control_share, seed=seed)
         save_policy(control.policy, folder)
-    return taken
+    (folder / "steps").write_text(str(taken))
 
 
 def policy_of(folder: Path) -> MiMo:

@@ -209,7 +209,7 @@ async def four_runs(policies, tokenizer, many, arguments) -> dict[str, Any]:  # 
     many = [row for row in many if row.problem.shown_test]
     base = [chance_of_four(row) for row in many]
     found: dict[str, Any] = {"tasks": len(many)}
-    for name in ("bring-up", "rl", "rl, four runs"):
+    for name in ("bring-up", "rl, four runs"):
         per_seed = [
             await episodes(policy, tokenizer, many, temperature=arguments.temperature, each=arguments.each, seed=seed)
             for seed, policy in enumerate(policies[name])
@@ -264,7 +264,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--context", type=int, default=1024, help="tokens of a row, with one test run")
-    parser.add_argument("--four-steps", type=int, default=8, help="with four test runs")
+    parser.add_argument(
+        "--four-steps", type=int, default=8, help="with four test runs; 0 plays them with the policy of one"
+    )
     parser.add_argument("--four-groups", type=int, default=8)
     parser.add_argument("--four-context", type=int, default=1536)
     parser.add_argument("--lr", type=float, default=1e-3)
