@@ -144,8 +144,13 @@ async def main(arguments: argparse.Namespace) -> int:
         "further bring-up": [policy_of(each.further) for each in seeds],
         "rl, four runs": [policy_of(each.rl_four) for each in seeds],
     }
-    trained = {name: [score(policy, tokenizer, train) for policy in found] for name, found in policies.items()}
-    scores = {name: [score(policy, tokenizer, held) for policy in found] for name, found in policies.items()}
+    others = {name: Path(folder) for name, _, folder in (each.partition("=") for each in arguments.also)}
+    own = {name: load_tokenizer(folder / "tokenizer.json") for name, folder in others.items()}
+    scored = policies | {name: [policy_of(folder)] for name, folder in others.items()}
+    trained, scores = (
+        {name: [score(policy, own.get(name, tokenizer), rows) for policy in found] for name, found in scored.items()}
+        for rows in (train, held)
+    )
     figures = {
         "tasks": {"train": len(train), "held_out": len(held), "many": len(many)},
         "packages": sorted({row.package for row in held}),
@@ -274,6 +279,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
     parser.add_argument("--temperature", type=float, default=1.0, help="of episodes with four runs")
+    parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER: other checkpoints, measured with one run")
     parser.add_argument("--each", type=int, default=4, help="episodes of a task with four runs")
     parser.add_argument("--workers", type=int, default=2, help="boxes at once")
     parser.add_argument("--threads", type=int, default=1)
