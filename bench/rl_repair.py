@@ -142,8 +142,8 @@ async def main(arguments: argparse.Namespace) -> int:
         "bring-up": [policy_of(Path(arguments.checkpoint))],
         "rl": [policy_of(each.rl) for each in seeds],
         "further bring-up": [policy_of(each.further) for each in seeds],
-        "rl, four runs": [policy_of(each.rl_four) for each in seeds],
     }
+    several = {"bring-up": policies["bring-up"], "rl, four runs": [policy_of(each.rl_four) for each in seeds]}
     others = {name: Path(folder) for name, _, folder in (each.partition("=") for each in arguments.also)}
     own = {name: load_tokenizer(folder / "tokenizer.json") for name, folder in others.items()}
     scored = policies | {name: [policy_of(folder)] for name, folder in others.items()}
@@ -158,7 +158,7 @@ async def main(arguments: argparse.Namespace) -> int:
         "bringup_steps": [each.bringup_steps for each in seeds],
         **one_run(trained, scores, Frequencies(corpus_examples(arguments)), train, held, many),
         **against_bringup(scores),
-        **await four_runs(policies, tokenizer, [held[index] for index in many], arguments),
+        **await four_runs(several, tokenizer, [held[index] for index in many], arguments),
         "arguments": settings(arguments),
     }
     figures["bars"] = bars(figures)
@@ -214,10 +214,10 @@ async def four_runs(policies, tokenizer, many, arguments) -> dict[str, Any]:  # 
     many = [row for row in many if row.problem.shown_test]
     base = [chance_of_four(row) for row in many]
     found: dict[str, Any] = {"tasks": len(many)}
-    for name in ("bring-up", "rl, four runs"):
+    for name, trained in policies.items():
         per_seed = [
             await episodes(policy, tokenizer, many, temperature=arguments.temperature, each=arguments.each, seed=seed)
-            for seed, policy in enumerate(policies[name])
+            for seed, policy in enumerate(trained)
         ]
         solved = mean_of([[p for p, _ in rows] for rows in per_seed])
         runs = mean_of([[r for _, r in rows] for rows in per_seed])
