@@ -51,6 +51,8 @@ from .repair_table import RUNS, Row, chance, chance_of_four, parts, table
 GREEDY, DRAWN = 1e-3, 1.0
 GRID = (GREEDY, 0.25, 0.5, 0.7, DRAWN)
 """Temperatures a policy may choose from."""
+FOUR = (0.1, 0.3, 1.0)
+"""With four test runs, where each temperature costs episodes."""
 MANY = 9
 """Valid edits from which a function counts as one with many."""
 TRIES = 8
@@ -158,7 +160,7 @@ async def main(arguments: argparse.Namespace) -> int:
         "bringup_steps": [each.bringup_steps for each in seeds],
         **one_run(trained, scores, Frequencies(corpus_examples(arguments)), train, held, many),
         **against_bringup(scores),
-        **await four_runs(several, tokenizer, [held[index] for index in many], arguments),
+        **await four_runs(several, tokenizer, train, [held[index] for index in many], arguments),
         "arguments": settings(arguments),
     }
     figures["bars"] = bars(figures)
@@ -209,19 +211,32 @@ def against_bringup(scores) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     }
 
 
-async def four_runs(policies, tokenizer, many, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
-    """Part 3, on functions with many edits that have a test to be run."""
+async def four_runs(policies, tokenizer, train, many, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    """Part 3, on functions with many edits that have a test to be run: as in part 1, every policy at the temperature
+    that was best on the train run, from half as many episodes."""
     many = [row for row in many if row.problem.shown_test]
+    tuning = [row for row in train if row.problem.shown_test and len(row.problem.edits) >= MANY]
+
+    async def tuned(policy: MiMo, seed: int) -> float:
+        each = max(1, arguments.each // 2)
+        found = {
+            t: sum(p for p, _ in await episodes(policy, tokenizer, tuning, temperature=t, each=each, seed=seed))
+            for t in FOUR
+        }
+        return max(FOUR, key=found.__getitem__)
+
     base = [chance_of_four(row) for row in many]
     found: dict[str, Any] = {"tasks": len(many)}
     for name, trained in policies.items():
+        temperatures = [await tuned(policy, seed) for seed, policy in enumerate(trained)]
         per_seed = [
-            await episodes(policy, tokenizer, many, temperature=arguments.temperature, each=arguments.each, seed=seed)
-            for seed, policy in enumerate(trained)
+            await episodes(policy, tokenizer, many, temperature=t, each=arguments.each, seed=seed)
+            for seed, (policy, t) in enumerate(zip(trained, temperatures, strict=True))
         ]
         solved = mean_of([[p for p, _ in rows] for rows in per_seed])
         runs = mean_of([[r for _, r in rows] for rows in per_seed])
         found[name] = {
+            "temperatures": temperatures,
             "passes_many": bootstrap(solved),
             "above_random_many": bootstrap(minus(solved, [p for p, _ in base])),
             "runs_per_solved_many": sum(runs) / max(sum(solved), 1e-9),
@@ -278,7 +293,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--algorithm", default="ppo_clip")
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of episodes with four runs")
     parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER: other checkpoints, measured with one run")
     parser.add_argument("--each", type=int, default=4, help="episodes of a task with four runs")
     parser.add_argument("--workers", type=int, default=2, help="boxes at once")
