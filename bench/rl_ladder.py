@@ -36,7 +36,7 @@ SHAPE = {
 }  # fmt: skip
 RUNGS: dict[str, dict[str, Any]] = {
     "one task": {"options": {"base": 4, "length": 3, "count": 1}, "groups": 1, "group_size": 64, "steps": 140},
-    "sixteen tasks": {"options": {"base": 4, "length": 2}, "groups": 16, "group_size": 16, "steps": 110},
+    "sixteen tasks": {"options": {"base": 4, "length": 2}, "groups": 16, "group_size": 32, "steps": 110},
 }
 BARS = {"one task": (0.99, 1.0), "sixteen tasks": (0.95, 0.95)}
 """At temperature 1, where no softmax gives all its mass to one answer, and greedily."""
