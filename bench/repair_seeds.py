@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from envfarm_rl.policy import MiMo, load_policy, save_policy
@@ -129,8 +128,3 @@ def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, fold
 def policy_of(folder: Path) -> MiMo:
     """In single precision."""
     return load_policy(folder, dtype=torch.float32)
-
-
-def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """As they are printed."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}

@@ -45,7 +45,7 @@ from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer
 
 from envfarm.core.stats import bootstrap
 
-from .repair_seeds import corpus_examples, policy_of, settings, train_seeds
+from .repair_seeds import corpus_examples, policy_of, train_seeds
 from .repair_table import RUNS, Row, chance, chance_of_four, parts, table
 
 GREEDY, DRAWN = 1e-3, 1.0
@@ -161,7 +161,7 @@ async def main(arguments: argparse.Namespace) -> int:
         **one_run(trained, scores, Frequencies(corpus_examples(arguments)), train, held, many),
         **against_bringup(scores),
         **await four_runs(several, tokenizer, train, [held[index] for index in many], arguments),
-        "arguments": settings(arguments),
+        "arguments": vars(arguments),
     }
     figures["bars"] = bars(figures)
     text = json.dumps(figures, indent=1, default=str)
@@ -179,20 +179,19 @@ def one_run(trained, scores, blind, train, held, many) -> dict[str, Any]:  # typ
     def unread(rows: Sequence[Row], temperature: float) -> list[float]:
         return [float(blind.law(row.problem, temperature) @ row.passes) for row in rows]
 
-    sharp = max(GRID, key=lambda t: sum(unread(train, t)))
-    gain = minus(unread(held, sharp), base)
-    rows["change frequencies"] = {
-        "temperatures": [sharp], "passes": bootstrap(unread(held, sharp)), "above_random": bootstrap(gain),
-        "above_random_many": bootstrap([gain[i] for i in many]),
-    }  # fmt: skip
-    for name, found in scores.items():
-        temperatures = [each.best for each in trained[name]]
-        drawn = mean_of([each.at[t] for each, t in zip(found, temperatures, strict=True)])
+    def against_random(temperatures: list[float], drawn: list[float]) -> dict[str, Any]:
         gain = minus(drawn, base)
-        rows[name] = {
+        return {
             "temperatures": temperatures, "passes": bootstrap(drawn), "above_random": bootstrap(gain),
             "above_random_many": bootstrap([gain[i] for i in many]),
         }  # fmt: skip
+
+    sharp = max(GRID, key=lambda t: sum(unread(train, t)))
+    rows["change frequencies"] = against_random([sharp], unread(held, sharp))
+    for name, found in scores.items():
+        temperatures = [each.best for each in trained[name]]
+        drawn = mean_of([each.at[t] for each, t in zip(found, temperatures, strict=True)])
+        rows[name] = against_random(temperatures, drawn)
     return {"one_run": rows}
 
 

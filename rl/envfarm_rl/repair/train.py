@@ -110,8 +110,7 @@ class Bringup:
         self._every = every or max(_LOOKS[0], self.steps // _LOOKS[1])
         folder.mkdir(parents=True, exist_ok=True)
         steps = recipe.training
-        lines = [line for path in train for line in read_lines(path)]
-        if not lines:
+        if not any(read_lines(path) for path in train):
             raise TrainerError(
                 "The corpus holds no example.",
                 reason=Reason.checkpoint_missing,
@@ -120,6 +119,7 @@ class Bringup:
             )
         path = folder / "tokenizer.json"
         if not path.exists():
+            lines = [line for file in train for line in read_lines(file)]
             make_tokenizer(lines, recipe.tokenizer.vocabulary, steps.seed).save(path)
         self.tokenizer = load_tokenizer(path)
         self._feed = Feed(train, path, steps, workers, max(_CHUNK, steps.tokens // 8))
