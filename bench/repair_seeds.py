@@ -24,7 +24,7 @@ from envfarm_rl.trainer.run import Run
 
 from envfarm.wiring.repair.bringup import corpus_files
 
-from .repair_table import RUNS, parts
+from .repair_table import RECORD, RUNS, parts
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ METRICS = "metrics.jsonl"
 
 def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> None:
     """Reinforcement learning on the train run, MTP on; the policy and its metrics are left in ``folder``."""
-    train, packages = parts(arguments.train)
+    chosen = [parts(each) for each in arguments.train]
     steps, groups = (arguments.four_steps, arguments.four_groups) if runs else (arguments.steps, arguments.groups)
     context = arguments.four_context if runs else arguments.context
-    record = Path(arguments.home) / "repair" / f"{train}.jsonl"
+    record = Path(arguments.home) / RECORD
     config = parse_train_config(
         {
             "policy": {"path": str(arguments.checkpoint)},
@@ -86,7 +86,8 @@ def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path)
             "source": {
                 "path": "envfarm.wiring.repair.training:source",
                 "options": {
-                    "run": train, "packages": packages, "home": arguments.home, "record": str(record), "runs": runs,
+                    "run": [run for run, _ in chosen], "packages": [name for _, names in chosen for name in names],
+                    "home": arguments.home, "record": str(record), "runs": runs,
                     "tokenizer": str(Path(arguments.checkpoint) / "tokenizer.json"),
                 },
             },

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from envfarm_rl.repair.problem import Problem
@@ -17,7 +16,7 @@ from envfarm.core.config import load_config
 from envfarm.core.errors import EnvfarmError
 from envfarm.wiring.app import open_app
 from envfarm.wiring.repair.boxes import BoxWorld
-from envfarm.wiring.repair.tasks import repair_tasks
+from envfarm.wiring.repair.tasks import RepairTask, repair_tasks
 
 RUNS = 4
 """Test runs of an episode with several."""
@@ -43,16 +42,24 @@ class Row:
         return [index for index, each in enumerate(self.tried) if " passed" in each.line and " failed" not in each.line]
 
 
-async def table(home: Path, run: str, packages: Sequence[str], workers: int) -> list[Row]:
-    """The table of a build run, of those packages if any are named; what is not known yet is found out in boxes."""
+RECORD = "repair/record.jsonl"
+"""Below the home: what came of each edit. A line's key tells the task's digest, so runs share it."""
+
+
+async def table(home: Path, selections: Sequence[str], workers: int) -> list[Row]:
+    """The table of ``RUN`` or ``RUN:PACKAGE,PACKAGE``s of build runs; what is not known yet is found out in boxes."""
     config = load_config(environ={}, flags={"home": str(home)})
     rows: list[Row] = []
     async with open_app(config) as app:
-        tasks = repair_tasks(app.store, app.blobs, run)
-        tasks = [found for found in tasks if not packages or found.task.repo_name in packages]
-        world = BoxWorld(app, tasks, home / "repair" / f"{run}.jsonl", concurrency=workers)
+        tasks = [
+            found
+            for run, packages in map(parts, selections)
+            for found in repair_tasks(app.store, app.blobs, run)
+            if not packages or found.task.repo_name in packages
+        ]
+        world = BoxWorld(app, tasks, home / RECORD, concurrency=workers)
 
-        async def one(found: Any) -> None:
+        async def one(found: RepairTask) -> None:
             try:
                 tried = await world.all_tried(found.task.id)
             except EnvfarmError as error:  # the boundary of one task: left out, and said
@@ -61,7 +68,7 @@ async def table(home: Path, run: str, packages: Sequence[str], workers: int) -> 
             rows.append(Row(found.task.id, found.task.repo_name, found.problem, tuple(tried)))
 
         await asyncio.gather(*(one(found) for found in tasks))
-        print(f"{run}: {len(rows)} tasks, {world.ran} edits run now, {world.graded} graded", file=sys.stderr)
+        print(f"{len(rows)} tasks, {world.ran} edits run now, {world.graded} graded", file=sys.stderr)
     # A page that no valid edit mends (the grader knows more tests than the statement shows) is kept: it is a task.
     return sorted(rows, key=lambda row: row.task)
 
@@ -88,3 +95,15 @@ def chance_of_four(row: Row) -> tuple[float, float]:
         solved += hit * good
         alive -= hit
     return solved, runs
+
+
+def drawn_four(row: Row, law: torch.Tensor, temperature: float, *, draws: int = 2000) -> float:
+    """Chance to pass of edits drawn as wholes without repetition by log-probabilities ``law`` [edits], up to four, the
+    shown test run after each and the first one handed in after which it passes: the share of ``draws`` orders."""
+    noise = torch.rand(draws, len(law), generator=torch.Generator().manual_seed(0)).log().neg().log().neg()
+    # the largest of log-masses plus Gumbel noise are draws without repetition, in their order
+    orders = (law / temperature + noise).argsort(-1, descending=True)[:, :RUNS]
+    shown = torch.zeros(len(law), dtype=torch.bool).index_fill_(0, torch.tensor(row.shown, dtype=torch.long), True)
+    seen = shown[orders]
+    first = orders.gather(-1, seen.int().argmax(-1, keepdim=True))[:, 0]
+    return float((row.passes[first] * seen.any(-1)).mean())

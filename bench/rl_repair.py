@@ -1,12 +1,12 @@
 """Does training help? Repair on held-out packages, in real boxes and with real tests, against random valid edits.
 
-    python -m bench.rl_repair --home HOME --checkpoint DIR --corpus DIR --train RUN --held-out RUN ...
+    python -m bench.rl_repair --home HOME --checkpoint DIR --corpus DIR --train RUN ... --held-out RUN ...
 
 ``RUN`` (or ``RUN:PACKAGE,PACKAGE``) are build runs of ``HOME`` (``envfarm build pypi:NAME ... --synth N --no-history
 --run RUN``): the packages of ``--train`` give verdicts in training, those of ``--held-out`` are never trained on, nor
 were they by the recipe of the checkpoint.
 
-Every valid edit of every task is put to a real box once (``HOME/repair/RUN.jsonl`` keeps what came of it): the shown
+Every valid edit of every task is put to a real box once (``HOME/repair/record.jsonl`` keeps what came): the shown
 test runs there, and where it passes the real grader judges. On that table policies are measured exactly, not by draws:
 the chance of a policy's first edit is the product of its token probabilities under the validity mask. The mask is the
 one rule for every policy and for the random baseline: an edit applies and parses, and none is made twice in an episode.
@@ -14,7 +14,8 @@ one rule for every policy and for the random baseline: an edit applies and parse
 1. One test run: chance to pass (temperature of each policy chosen on the train run), minus that of a random valid edit.
 2. Reinforcement learning against as many seconds of further bring-up from the same checkpoint, at temperature 1,
    greedy, and with eight independent tries.
-3. Four test runs: episodes through the engine (edit, run, take back, next), against random edits without repetition.
+3. Four test runs: episodes through the engine (edit, run, take back, next), edits drawn as wholes from the law of the
+   first page, against random edits without repetition. ``--token-by-token`` draws them as the first edit is drawn.
 
 Beside chance stands a blind baseline: how often each kind of change was right in the corpus, the page unread.
 Intervals are 95 % of a bootstrap over tasks, seeds pooled within a task.
@@ -28,6 +29,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from envfarm_rl.engine.embedded import EmbeddedEngine
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.engine.service import EngineService
 from envfarm_rl.policy import MiMo
-from envfarm_rl.repair.encode import edit_laws
+from envfarm_rl.repair.encode import edit_laws, edit_logprobs
 from envfarm_rl.repair.frequencies import Frequencies
 from envfarm_rl.repair.source import repair_policy
 from envfarm_rl.repair.world import RecordedPlayer, Tried
@@ -46,13 +48,11 @@ from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer
 from envfarm.core.stats import bootstrap
 
 from .repair_seeds import corpus_examples, policy_of, train_seeds
-from .repair_table import RUNS, Row, chance, chance_of_four, parts, table
+from .repair_table import RUNS, Row, chance, chance_of_four, drawn_four, table
 
 GREEDY, DRAWN = 1e-3, 1.0
 GRID = (GREEDY, 0.25, 0.5, 0.7, DRAWN)
 """Temperatures a policy may choose from."""
-FOUR = (0.1, 0.3, 1.0)
-"""With four test runs, where each temperature costs episodes."""
 MANY = 9
 """Valid edits from which a function counts as one with many."""
 TRIES = 8
@@ -87,12 +87,21 @@ def score(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> Scores
 
 
 async def episodes(
-    policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row], *, temperature: float, each: int, seed: int
+    policy: MiMo,
+    tokenizer: TinyTokenizer,
+    rows: Sequence[Row],
+    laws: Sequence[torch.Tensor | None],
+    *,
+    temperature: float,
+    each: int,
+    seed: int,
 ) -> list[tuple[float, float]]:
-    """Of each task: (share of episodes passed, mean runs), with four runs, through the engine with MTP on."""
+    """Of each task: (share of episodes passed, mean runs), with four runs, through the engine with MTP on. Edits are
+    drawn as wholes where the law of a task's page is given."""
     engine = EmbeddedEngine(policy, max_context=4096, max_draft=3, adaptive=False)
     service = EngineService(engine)
     table = {row.task: row for row in rows}
+    sampling = Sampling(temperature=temperature)
 
     class Recorded:
         async def tried(self, task: str, edit: int) -> Tried:
@@ -100,11 +109,11 @@ async def episodes(
 
     player = RecordedPlayer({row.task: row.problem for row in rows}, Recorded(), RUNS)
 
-    async def one(row: Row, index: int) -> tuple[bool, int]:
+    async def one(row: Row, law: torch.Tensor | None, index: int) -> tuple[bool, int]:
         key = f"{row.task}.{index}"
         made = repair_policy(
-            service, tokenizer, row.problem, key=key, seed=seed, sampling=Sampling(temperature=temperature), runs=RUNS
-        )
+            service, tokenizer, row.problem, key=key, seed=seed, sampling=sampling, runs=RUNS, law=law
+        )  # fmt: skip
         async with service.episode(key):
             played = await player.played(row.task, made)
         engine.forget(key)
@@ -112,12 +121,19 @@ async def episodes(
 
     found = []
     for start in range(0, len(rows), 16):
-        part = rows[start : start + 16]
-        flat = await asyncio.gather(*(one(row, index) for row in part for index in range(each)))
+        part = list(zip(rows, laws, strict=True))[start : start + 16]
+        flat = await asyncio.gather(*(one(row, law, index) for row, law in part for index in range(each)))
         for place in range(len(part)):
             mine = flat[place * each : (place + 1) * each]
             found.append((sum(p for p, _ in mine) / each, sum(r for _, r in mine) / each))
     return found
+
+
+def laws_of(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> list[torch.Tensor]:
+    """Of each page the log-probabilities [edits] of its first answers."""
+    starts = range(0, len(rows), 8)
+    parts = ([row.problem for row in rows[start : start + 8]] for start in starts)
+    return [law for part in parts for law in edit_logprobs(policy, tokenizer, part)]
 
 
 def minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
@@ -135,8 +151,7 @@ async def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     home = Path(arguments.home)
     Path(arguments.out).mkdir(parents=True, exist_ok=True)
-    train = await table(home, *parts(arguments.train), arguments.workers)
-    held = [row for each in arguments.held_out for row in await table(home, *parts(each), arguments.workers)]
+    train, held = [await table(home, chosen, arguments.workers) for chosen in (arguments.train, arguments.held_out)]
     many = [index for index, row in enumerate(held) if len(row.problem.edits) >= MANY]
     tokenizer = load_tokenizer(Path(arguments.checkpoint) / "tokenizer.json")
     seeds = train_seeds(arguments)
@@ -212,26 +227,20 @@ def against_bringup(scores) -> dict[str, Any]:  # type: ignore[no-untyped-def]
 
 async def four_runs(policies, tokenizer, train, many, arguments) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """Part 3, on functions with many edits that have a test to be run: as in part 1, every policy at the temperature
-    that was best on the train run, from half as many episodes."""
+    that was best on the train run."""
     many = [row for row in many if row.problem.shown_test]
     tuning = [row for row in train if row.problem.shown_test and len(row.problem.edits) >= MANY]
-
-    async def tuned(policy: MiMo, seed: int) -> float:
-        each = max(1, arguments.each // 2)
-        found = {
-            t: sum(p for p, _ in await episodes(policy, tokenizer, tuning, temperature=t, each=each, seed=seed))
-            for t in FOUR
-        }
-        return max(FOUR, key=found.__getitem__)
-
     base = [chance_of_four(row) for row in many]
-    found: dict[str, Any] = {"tasks": len(many)}
+    found: dict[str, Any] = {"tasks": len(many), "tuned_on": len(tuning)}
     for name, trained in policies.items():
-        temperatures = [await tuned(policy, seed) for seed, policy in enumerate(trained)]
-        per_seed = [
-            await episodes(policy, tokenizer, many, temperature=t, each=arguments.each, seed=seed)
-            for seed, (policy, t) in enumerate(zip(trained, temperatures, strict=True))
-        ]
+        temperatures, per_seed = [], []
+        for seed, policy in enumerate(trained):
+            known = laws_of(policy, tokenizer, tuning)
+            at = max(GRID, key=lambda t: sum(map(partial(drawn_four, temperature=t), tuning, known)))
+            laws = [None] * len(many) if arguments.token_by_token else laws_of(policy, tokenizer, many)
+            each = 1 if at == GREEDY else arguments.each
+            per_seed.append(await episodes(policy, tokenizer, many, laws, temperature=at, each=each, seed=seed))
+            temperatures.append(at)
         solved = mean_of([[p for p, _ in rows] for rows in per_seed])
         runs = mean_of([[r for _, r in rows] for rows in per_seed])
         found[name] = {
@@ -274,7 +283,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--home", required=True)
     parser.add_argument("--checkpoint", required=True, help="folder of the bring-up's checkpoint")
     parser.add_argument("--corpus", required=True, help="folder of the corpus, for the control")
-    parser.add_argument("--train", required=True, help="build run whose verdicts are trained on")
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        required=True,
+        help="build runs whose verdicts are trained on; packages, if any, hold for all",
+    )
     parser.add_argument("--held-out", nargs="+", required=True, help="build runs that are measured on")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="seeds trained at once")
@@ -293,6 +307,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
     parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER: other checkpoints, measured with one run")
+    parser.add_argument("--token-by-token", action="store_true", help="with four runs, edits not drawn as wholes")
     parser.add_argument("--each", type=int, default=4, help="episodes of a task with four runs")
     parser.add_argument("--workers", type=int, default=2, help="boxes at once")
     parser.add_argument("--threads", type=int, default=1)

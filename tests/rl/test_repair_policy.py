@@ -19,12 +19,13 @@ from envfarm_rl.repair.encode import chosen, edit_logprobs, edit_samples
 from envfarm_rl.repair.episodes import episode_sample
 from envfarm_rl.repair.problem import LINES, Edit, Problem
 from envfarm_rl.repair.prompt import answer, opening, page, valid
-from envfarm_rl.repair.protocol import State, calls, make
+from envfarm_rl.repair.protocol import REVERT, State, calls, make
 from envfarm_rl.repair.recipe import BringupRecipe, CorpusSection, StepsSection, TokenizerSection, read_recipe
 from envfarm_rl.repair.source import repair_policy, repair_source
 from envfarm_rl.repair.texts import FORMS
 from envfarm_rl.repair.train import Bringup
-from envfarm_rl.repair.world import RecordedPlayer, Tried
+from envfarm_rl.repair.whole import WholeEdits
+from envfarm_rl.repair.world import RecordedPlayer, Tried, ValidCalls
 from envfarm_rl.samples import Outcome
 from envfarm_rl.text.tokenizer import TinyTokenizer, load_tokenizer, train_tokenizer
 
@@ -142,6 +143,42 @@ async def test_episodes_through_the_engine_are_valid_and_logged_as_training_sees
     # an engine that has learned a draft temperature meanwhile may draw others, of the same law
     again = await fresh()[1].collect(source.tasks, 4, step=0, seed=1)
     assert again == groups, "the same step draws the same episodes"
+
+
+async def test_edits_drawn_as_wholes_come_near_zero_in_the_order_of_their_law(tokenizer: TinyTokenizer) -> None:
+    problem, gold = make_problem(2)
+    engine = EmbeddedEngine(tiny(tokenizer), max_context=2048, max_draft=3, adaptive=False)
+    service = EngineService(engine)
+    player = RecordedPlayer({"t": problem}, Known({"t": gold}), runs=4)
+    law = edit_logprobs(engine.policy, tokenizer, [problem])[0]
+    sampling = Sampling(temperature=1e-3)
+    policy = repair_policy(service, tokenizer, problem, key="k", seed=0, sampling=sampling, runs=4, law=law)
+    async with service.episode("k"):
+        made = (await player.played("t", policy)).edits
+    assert made and made == tuple(law.argsort(descending=True).tolist()[: len(made)])
+
+
+def test_edits_drawn_as_wholes_follow_their_law_and_none_is_made_twice(tokenizer: TinyTokenizer) -> None:
+    problem, _ = make_problem(2)
+    law = edit_logprobs(tiny(tokenizer), tokenizer, [problem])[0]
+    commands = {tuple(tokenizer.encode(answer(make(problem, edit)))): at for at, edit in enumerate(problem.edits)}
+    opened = [Turn(role=Role.user, text=page(problem))]
+    count, temperature = 2000, 0.5
+    found = torch.zeros(2, len(law))
+    for seed in range(count):
+        mask = WholeEdits(ValidCalls(tokenizer, problem, 4), law, temperature, seed)
+        (first,) = mask(opened).sequences
+        done = [make(problem, problem.edits[commands[first]]), REVERT]
+        turns = [*opened, *(Turn(role=Role.assistant, tool_calls=(call,)) for call in done)]
+        (second,) = mask(turns).sequences
+        assert second != first
+        assert len(mask(turns[:-1]).sequences) == 2, "an edit in place: finish, or run the test"
+        found[0, commands[first]] += 1
+        found[1, commands[second]] += 1
+    p = (law.double() / temperature).softmax(-1)
+    after = torch.tensor([float((p * p[j] / (1 - p)).sum() - p[j] * p[j] / (1 - p[j])) for j in range(len(p))])
+    for seen, expected in zip(found, (p * count, after * count), strict=True):
+        assert float(((seen - expected) ** 2 / expected).sum()) < 24.3  # chi-square of 7 degrees of freedom, 0.001
 
 
 async def test_turns_reuse_what_the_engine_remembers(tokenizer: TinyTokenizer) -> None:

@@ -88,7 +88,7 @@ def source(
     *,
     engine: EmbeddedEngine,
     sampling: Sampling,
-    run: str,
+    run: str | Sequence[str],
     tokenizer: str,
     home: str = "",
     runs: int = 0,
@@ -97,7 +97,7 @@ def source(
     limit: int = 0,
     concurrency: int = 8,
 ) -> AgentSource:
-    """``envfarm.wiring.repair.training:source``: the published synth tasks of the build run ``run``.
+    """``envfarm.wiring.repair.training:source``: the published synth tasks of the build run ``run``, or of several.
 
     ``runs`` is an episode's budget of test runs. With ``record`` (a file) each distinct edit is put to a box once and
     episodes are played from what it did; without, every episode has a box of its own, ``concurrency`` of them at once.
@@ -106,13 +106,14 @@ def source(
     config = load_config(flags={"home": home or None})
     store, blobs = open_store(config)
     with contextlib.closing(store):
-        found = repair_tasks(store, blobs, run)
+        names = [run] if isinstance(run, str) else list(run)
+        found = [each for name in names for each in repair_tasks(store, blobs, name)]
     tasks = {each.task.id: each for each in found if not packages or each.task.repo_name in packages}
     if limit:
         tasks = dict(list(tasks.items())[:limit])
     if not tasks:
         raise ConfigError(
-            f"The run '{run}' has no published synth task that fits on a page.",
+            f"There is no published synth task that fits on a page in {', '.join(names)}.",
             reason=Reason.not_found,
             phase="train",
             remedy="Build some first: envfarm build pypi:NAME --synth 16 --no-history --run NAME.",

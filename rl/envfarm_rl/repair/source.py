@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
+from envfarm.core.ids import stable_seed
+
 from ..agent import EnginePolicy, Generates
 from ..engine.embedded import EmbeddedEngine
 from ..engine.sampling import Sampling
 from ..episodes import AgentSource, EpisodePlayer
 from ..text.tokenizer import TinyTokenizer
 from .problem import Problem
+from .whole import WholeEdits
 from .world import TOOLS, ValidCalls
 
 ANSWER_TOKENS = 160
@@ -25,15 +30,18 @@ def repair_policy(
     seed: int,
     sampling: Sampling,
     runs: int,
+    law: Tensor | None = None,
 ) -> EnginePolicy:
-    """The policy of one episode: its answers are drawn under the validity mask."""
+    """The policy of one episode: its answers are drawn under the validity mask. With the ``law`` [edits] of the page's
+    first answers, edits are drawn as wholes from that."""
+    calls = ValidCalls(tokenizer, problem, runs)
     return EnginePolicy(
         engine=engine,
         tokenizer=tokenizer,
         key=key,
         tools=TOOLS,
         sampling=sampling,
-        valid=ValidCalls(tokenizer, problem, runs),
+        valid=calls if law is None else WholeEdits(calls, law, sampling.temperature, stable_seed(seed, key)),
         max_tokens=ANSWER_TOKENS,
         seed=seed,
         name="mimo-tiny",
