@@ -10,10 +10,10 @@ two engines in turn: same prompts, same seeds, which of them begins changes from
 Bars, for each size: the median ratio of tokens a second while decoding at least 0.98, and at least 85 % of the limit,
 the largest ``tau(k) / (r(k + 1) + k c)`` over k, whose parts are measured: ``tau`` tokens of a verification with k
 drafts, ``r`` a pass of the trunk over k + 1 tokens of each sequence, ``c`` a pass of one head, both over a pass of the
-trunk over one. ``o`` is what a step takes beside them. Decoding is everything but running the trunk over prompts; the
-ratio with that included is printed too. Seconds are processor time of the one
-thread, which on a quiet machine is what a clock shows, and on a busy one leaves out who else was running; the ratio by
-the clock is printed beside it.
+trunk over one. ``o`` is what a step takes beside them. Decoding is everything but running prompts, through the trunk
+and, with drafts, through the heads (their last window alone). Beside the ratio stand those with the heads' part of
+prompts counted as decoding, and with all of the prompts. Seconds are processor time of the one thread, which on a quiet
+machine is what a clock shows, and on a busy one leaves out who else was running; the ratio by the clock is printed too.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Run:
     tokens: int
     wall: float
     cpu: float
+    heads_cpu: float
+    """Beside it, of heads over prompts."""
 
 
 class Fixed:
@@ -75,11 +77,13 @@ class Fixed:
 
 
 class Timed(EmbeddedEngine):
-    """Decodes after prompts that it remembers, and keeps the seconds of its steps."""
+    """Decodes after prompts that its trunk remembers, and keeps the seconds of its steps."""
 
     wall = cpu = 0.0
+    heads_wall = heads_cpu = 0.0
+    """Seconds that heads ran over prompts, of the last run."""
     prompt_cpu = 0.0
-    """Seconds that prompts took, for each of their tokens."""
+    """Seconds that the trunk took for prompts, for each of their tokens."""
     full: list[float]
     """Seconds of the steps of the last run in which no place was empty."""
     made: Sequence[Emission] = ()
@@ -95,7 +99,7 @@ class Timed(EmbeddedEngine):
 
     def timed(self, requests: Sequence[Request], size: int, drafts: int | None = None) -> Run:
         """Generate, ``size`` at a time; with ``drafts``, so many at each step."""
-        self.wall = self.cpu = 0.0
+        self.wall = self.cpu = self.heads_wall = self.heads_cpu = 0.0
         self.full = []
         self._max_batch = size
         for request in requests:
@@ -108,16 +112,25 @@ class Timed(EmbeddedEngine):
             self._length = Fixed(drafts)  # pyright: ignore[reportAttributeAccessIssue]
         self.made = self.generate(requests)
         self._length = adaptive
-        return Run(sum(len(each.tokens) for each in self.made), self.wall, self.cpu)
+        return Run(sum(len(each.tokens) for each in self.made), self.wall, self.cpu, self.heads_cpu)
 
     def _step(self, batch: Batch) -> None:
-        wall, cpu, rows = time.perf_counter(), time.process_time(), len(batch.rows)
+        rows, spent = len(batch.rows), (self.heads_wall, self.heads_cpu)
+        wall, cpu = time.perf_counter(), time.process_time()
         super()._step(batch)
-        cpu = time.process_time() - cpu
-        self.wall += time.perf_counter() - wall
+        cpu = time.process_time() - cpu - (self.heads_cpu - spent[1])
+        self.wall += time.perf_counter() - wall - (self.heads_wall - spent[0])
         self.cpu += cpu
         if rows == self._max_batch:
             self.full.append(cpu)
+
+    def _catch_up(self, batch: Batch, k: int) -> bool:
+        wall, cpu = time.perf_counter(), time.process_time()
+        late = super()._catch_up(batch, k)
+        if not late:  # else it made good what steps without drafts left undone: that is decoding
+            self.heads_wall += time.perf_counter() - wall
+            self.heads_cpu += time.process_time() - cpu
+        return late
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +301,7 @@ def measure(subject: Subject, given: argparse.Namespace, say: Callable[[str], No
             "plain_tokens_per_cpu_sec": median(speed(run) for _, run in found),
             "ratio_wall": median(a.tokens / a.wall / (b.tokens / b.wall) for a, b in found),
             "ratio_with_prompts": with_prompts(engines, found, ahead),
+            "ratio_with_heads_over_prompts": with_prompts(engines, found, 0.0),
             "r": [cost.r(k) for k in range(DRAFTS + 1)], "c": cost.c,
             "o": [(each - cost.trunk[k] - k * cost.head) / cost.trunk[0] for k, each in enumerate(steps)],
             "limits": limits, "chosen": shares(acceptance), "accepted_length": acceptance.accepted_length,
@@ -298,6 +312,7 @@ def measure(subject: Subject, given: argparse.Namespace, say: Callable[[str], No
             continue
         say(f"B {size}: {result['tokens_per_cpu_sec']:.0f} against {result['plain_tokens_per_cpu_sec']:.0f} tokens/s, "
             f"ratio {ratio:.2f} [{low:.2f}, {high:.2f}], wall {result['ratio_wall']:.2f}, "
+            f"with the heads' part of prompts {result['ratio_with_heads_over_prompts']:.2f}, "
             f"with prompts {result['ratio_with_prompts']:.2f}\n"
             f"    limit {limit:.2f} (k = 0..{DRAFTS}: {row(limits)}), reached {ratio / limit:.0%}; "
             f"r {row(result['r'])}, c {cost.c:.2f}, o {row(result['o'])}, steps {row(steps)} ms\n"
@@ -322,9 +337,13 @@ def speed(run: Run) -> float:
 
 
 def with_prompts(engines: Sequence[Timed], found: Sequence[tuple[Run, Run]], ahead: float) -> float:
-    """The ratio over whole turns, with ``ahead`` tokens of prompt for each that is emitted."""
-    first = [engine.prompt_cpu * ahead for engine in engines]
-    return median((1 / speed(plain) + first[1]) / (1 / speed(fast) + first[0]) for fast, plain in found)
+    """The ratio over whole turns, with ``ahead`` tokens of prompt for each that is emitted: trunk and heads over
+    those; 0 leaves the trunk's part out."""
+    whole = [
+        [1 / speed(run) + run.heads_cpu / run.tokens + engine.prompt_cpu * ahead for run in pair]
+        for engine, pair in ((engines[place], [each[place] for each in found]) for place in (0, 1))
+    ]
+    return median(plain / fast for fast, plain in zip(*whole, strict=True))
 
 
 def row(values: Sequence[float]) -> str:

@@ -131,14 +131,6 @@ def test_the_state_goes_through_json_and_goes_on_the_same() -> None:
     assert World(0.3, 0.7, seed=5).run(one, 500) == World(0.3, 0.7, seed=5).run(two, 500)
 
 
-def test_steps_that_held_other_work_teach_no_time() -> None:
-    subject = DraftLength(1)
-    subject.observe(1, 0, 1.0, Acceptance(1))
-    before = subject.state_dict()["buckets"]
-    subject.observe(1, 0, None, Acceptance(1))
-    assert subject.state_dict()["buckets"] == before
-
-
 def test_counts_by_hand() -> None:
     subject = Acceptance(3)
     # all accepted; refused at once; one accepted; k = 1 taken; k = 0; ended by a stop within its drafts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from envfarm_rl.engine.batch import Batch
 from envfarm_rl.engine.drafting import GRID, DraftTemperature, overlaps
 from envfarm_rl.engine.embedded import EmbeddedEngine
 from envfarm_rl.engine.requests import Request
@@ -104,26 +105,36 @@ def test_heads_that_were_not_asked_for_a_while_draft_as_if_they_had_been(lengths
         assert (held(kept.state[place], positions) - recorder.keys[:, positions]).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize(("lengths", "untold"), [((3,), 0), ((0, 3), 1)])
-def test_a_step_tells_its_time_unless_heads_caught_up_on_more_than_new_rows(
-    lengths: tuple[int, ...], untold: int
+@pytest.mark.parametrize(("lengths", "late"), [((3,), 0), ((0, 3), 1)])
+def test_heads_catch_up_before_the_clock_of_a_step_and_say_whether_rows_had_begun(
+    lengths: tuple[int, ...], late: int
 ) -> None:
     class Watching:
-        """Eight steps of each length, and which of them told their time."""
+        """Eight steps of each length."""
 
-        def __init__(self) -> None:
-            self.told: list[bool] = []
+        steps = 0
 
         def choose(self, batch: int) -> int:
-            return lengths[min(len(self.told) // 8, len(lengths) - 1)]
+            return lengths[min(self.steps // 8, len(lengths) - 1)]
 
-        def observe(self, batch: int, k: int, seconds: float | None, seen: object) -> None:
-            self.told.append(seconds is not None)
+        def observe(self, batch: int, k: int, seconds: float, seen: object) -> None:
+            self.steps += 1
 
-    subject = engine(made(DENSE), 3, max_batch=2)
-    subject._length = watching = Watching()  # pyright: ignore[reportAttributeAccessIssue]
+    class Told(EmbeddedEngine):
+        behind: list[int]
+        told: list[bool]
+
+        def _catch_up(self, batch: Batch, k: int) -> bool:
+            self.told.append(super()._catch_up(batch, k))
+            self.behind.append(int(batch.behind(k).max()))
+            return self.told[-1]
+
+    subject = Told(made(DENSE), max_context=400, max_draft=3, max_batch=2)
+    subject.behind, subject.told = [], []
+    subject._length = Watching()  # pyright: ignore[reportAttributeAccessIssue]
     subject.generate([Request(tuple(range(20)), 15, seed=seed) for seed in range(6)])
-    assert len(watching.told) > 16 and watching.told.count(False) == untold
+    assert len(subject.told) > 8 and subject.told.count(True) == late
+    assert max(subject.behind) <= 4, "what is left is what a step adds"
 
 
 def test_the_draft_temperature_with_the_largest_overlap_is_chosen_from_the_past() -> None:

@@ -15,8 +15,7 @@ _HOPELESS = 0.6
 """A longer draft that promises less than this share of the current speed is not tried."""
 _SOON, _PERIOD, _LONGEST = 64, 256, 1024
 """Steps to the next trial: after a change of length, after a trial that told something new, and at most; two trials (of
-either side) that did not double them. A trial is 3 steps, 4 where heads must catch up: in the long run 0.3 to 1.6 % of
-all."""
+either side) that did not double them. A trial is 3 steps: in the long run 0.3 to 1.2 % of all."""
 _NEW = 0.05
 """Relative change of a length's cost that is news."""
 _SLOW, _OUTLIER = 0.05, 1.5
@@ -102,13 +101,12 @@ class DraftLength:
             self._reconsider(bucket)
         return bucket.trial if len(bucket.during) < _TIMES else bucket.current
 
-    def observe(self, batch: int, k: int, seconds: float | None, seen: Acceptance) -> None:
-        """Note a step: its time (None where it held work that is not a step's own), and what it counted."""
+    def observe(self, batch: int, k: int, seconds: float, seen: Acceptance) -> None:
+        """Note a step: its time, without what is not of its own, and what it counted."""
         for depth in range(k):
             self._reached[depth] = _FORGET * self._reached[depth] + seen.reached[depth]
             self._kept[depth] = _FORGET * self._kept[depth] + seen.kept[depth]
-        if seconds is not None:
-            self._buckets.setdefault(batch.bit_length(), _Bucket(self._max)).learn(k, seconds)
+        self._buckets.setdefault(batch.bit_length(), _Bucket(self._max)).learn(k, seconds)
 
     def renew(self) -> None:
         """The policy has changed: look around soon."""

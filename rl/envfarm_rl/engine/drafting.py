@@ -26,8 +26,6 @@ class Drafts:
     """Of each depth [B, V], before mask and temperature."""
     allowed: Sequence[Tensor | None]
     """Of each depth and of the token after the drafts: [B, V], None where all are."""
-    late: bool = False
-    """Whether heads had to catch up on more than what has just joined: that takes time that no step takes again."""
 
     def masks(self) -> Tensor | None:
         """All of ``allowed`` together: [B, k + 1, V]."""
@@ -38,38 +36,48 @@ class Drafts:
         return torch.stack([every if mask is None else mask for mask in self.allowed], 1)
 
 
+def catch_up(policy: MiMo, batch: Batch, k: int) -> bool:
+    """Run the first ``k`` heads over what rows lack beyond the few positions that each step adds: prompts of rows that
+    have just joined, and what went by while nothing was drafted; older positions than their window are skipped. Gives
+    whether any row had begun: what only joined is part of running its prompt."""
+    size = len(batch.rows)
+    behind = batch.behind(k)
+    tardy = behind > batch.caught.shape[1] + 1
+    if not bool(tardy.any()):
+        return False
+    # Rows that have just joined come last: the others need not be padded to their length.
+    first = int(tardy.nonzero()[0])
+    behind, known = behind[first:], batch.lengths[first:size] - 1
+    rest = behind.clamp_max(max(k - 1, 1))
+    positions, states = batch.memory.begin_head(first, known - behind, behind - rest)
+    for depth in range(k):
+        read = batch.embedded(first, positions, depth)
+        policy.heads[depth](states, read, positions, batch.memory.heads[depth], last=True)
+    batch.caught[first:size, :k] = (known - rest)[:, None]
+    return bool((tardy & (batch.emitted[:size] > 0)).any())
+
+
 def draft(policy: MiMo, batch: Batch, factors: Sequence[float], uniforms: Tensor) -> Drafts:
     """Draft ``k`` tokens for each row from ``uniforms`` [B, k]: head ``j`` at the last known trunk state reads draft
     ``j`` and gives the law of draft ``j + 1``, at the target's temperature times ``factors[j]``.
 
     A head's keys and values of a position are a function of the trunk's state there and of the token ``1 + j`` further.
-    So where that token was a draft which was refused they are computed again, with whatever else a head has missed
-    while it was not asked; older positions than its window are skipped. All heads run over the same positions, from
-    where the furthest behind of them must begin: only the last one of these is more than keys and values.
+    So where that token was a draft which was refused they are computed again. All heads run over the same positions,
+    from where the furthest behind of them must begin, and have caught up before (:func:`catch_up`): only the last one
+    of these is more than keys and values.
     """
     size, k = uniforms.shape
     tokens: list[Tensor] = []
     laws: list[Tensor] = []
     logits: list[Tensor] = []
     allowed: list[Tensor | None] = []
-    heads, memory, known = policy.heads, batch.memory, batch.lengths[:size] - 1
+    heads, memory = policy.heads, batch.memory
     if not k:
         nothing = torch.zeros(size, 0, dtype=torch.long, device=batch.device)
         none = torch.zeros(size, 0, policy.config.vocab_size, device=batch.device)
         return Drafts(nothing, none, logits, [batch.allowed()])
     behind = batch.behind(k)
-    usual = batch.caught.shape[1] + 1
-    tardy = behind > usual
-    late = bool((tardy & (batch.emitted[:size] > 0)).any())
-    if bool(tardy.any()):
-        # Rows that have just joined come last: the others need not be padded to their length.
-        first = int(tardy.nonzero()[0])
-        rest = behind[first:].clamp_max(max(k - 1, 1))
-        positions, states = memory.begin_head(first, (known - behind)[first:], behind[first:] - rest)
-        for depth in range(k):
-            heads[depth](states, batch.embedded(first, positions, depth), positions, memory.heads[depth], last=True)
-        behind[first:] = rest
-    positions, states = memory.begin_head(0, known - behind, behind)
+    positions, states = memory.begin_head(0, batch.lengths[:size] - 1 - behind, behind)
     places = heads[0].places(positions)
     for depth in range(k):
         allowed.append(batch.allowed())
@@ -79,7 +87,7 @@ def draft(policy: MiMo, batch: Batch, factors: Sequence[float], uniforms: Tensor
         tokens.append(draw(laws[-1], uniforms[:, depth]))
         batch.drafted(tokens[-1], depth)
     allowed.append(batch.allowed())
-    return Drafts(torch.stack(tokens, 1), torch.stack(laws, 1), logits, allowed, late)
+    return Drafts(torch.stack(tokens, 1), torch.stack(laws, 1), logits, allowed)
 
 
 GRID = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)

@@ -19,7 +19,7 @@ from ..samples import Sample
 from .acceptance import Acceptance
 from .batch import Batch, Row
 from .controller import DraftLength
-from .drafting import DraftTemperature, draft
+from .drafting import DraftTemperature, catch_up, draft
 from .requests import Emission, Request
 from .sampling import Sampling, law, uniforms, verify
 from .sessions import Remembered, Sessions, as_tokens
@@ -225,6 +225,8 @@ class EmbeddedEngine:
         """Draft, verify and append for all rows."""
         size = len(batch.rows)
         k = self._max_draft if self._length is None else self._length.choose(size)
+        if k:
+            self._catch_up(batch, k)
         began = self._clock()
         draws = uniforms(batch.seeds[:size], batch.emitted[:size], 2 * k + 1).to(batch.device)
         drafts = draft(self.policy, batch, self._temperature.factors, draws[:, :k])
@@ -246,10 +248,14 @@ class EmbeddedEngine:
         seen.emitted = int(batch.emitted[:size].sum()) - before
         self.acceptance.merge(seen)
         if self._length is not None:
-            self._length.observe(size, k, None if drafts.late else self._clock() - began, seen)
+            self._length.observe(size, k, self._clock() - began, seen)
         self._steps += 1
         if k and self._steps % _TUNE_EVERY == 0:
             self._temperature.observe(drafts, target, found.accepted, batch.laws)
+
+    def _catch_up(self, batch: Batch, k: int) -> bool:
+        """Before the clock of a step: what heads have missed is missed once, however many drafts are made."""
+        return catch_up(self.policy, batch, k)
 
     def _score(self, sample: Sample, sampling: Sampling) -> tuple[float, ...]:
         places = [place for place, action in enumerate(sample.action) if action]
