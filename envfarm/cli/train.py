@@ -199,7 +199,8 @@ def bringup(
     from envfarm.wiring.repair.bringup import bring_up
 
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high")  # where there are tensor cores, they are for this
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")  # tensor cores are for this
     place = work or _home(home) / "bringup"
     bring_up(read_recipe(recipe), place, checkpoint, workers=workers, device=device, say=note)
     note(f"{checkpoint} holds the policy. What was read and how it learned is beside it.")
