@@ -26,6 +26,9 @@ class OptimiserConfig:
     lr: float = 1e-6
     """Of the policy. Muon's updates are scaled to AdamW's size (arXiv 2502.16982), so that one rate serves both."""
     lr_heads: float = 1e-4
+    vector_scale: float = 1.0
+    """Rate of the policy's norms and sinks, as a multiple of ``lr``. Gains of norms set how sharp laws are: what all
+    tasks ask for alike shows there before matrices have learned single tasks by heart."""
     weight_decay: float = 0.0
     """Of matrices; vectors (norms, sinks) have none."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -106,7 +109,7 @@ class Optimisers:
             "rest": AdamW(
                 [
                     {"params": list(groups.tables.values()), "weight_decay": config.weight_decay},
-                    {"params": list(groups.vectors.values()), "weight_decay": 0.0},
+                    {"params": list(groups.vectors.values()), "weight_decay": 0.0, "scale": config.vector_scale},
                 ],
                 **adam,
             ),
@@ -136,7 +139,7 @@ class Optimisers:
         for name in names:
             optimiser = self._optimisers[name]
             for group in optimiser.param_groups:
-                group["lr"] = lr * schedule(step, self.config)
+                group["lr"] = lr * group.get("scale", 1.0) * schedule(step, self.config)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         return norm
