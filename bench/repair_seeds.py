@@ -79,7 +79,9 @@ def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path)
             "policy": {"path": str(arguments.checkpoint)},
             "engine": {"max_draft": 3, "adaptive": False, "max_context": context},
             "algorithm": {"name": arguments.algorithm, "response_tokens": 8, "row_tokens": context},
-            "optimiser": {"lr": arguments.lr, "lr_heads": 1e-3, "warmup": 3},
+            "optimiser": {
+                "lr": arguments.lr, "vector_scale": arguments.vector_scale, "lr_heads": 1e-3, "warmup": 3,
+            },
             "heads": {"online": arguments.train_heads},
             "rollout": {"groups": groups, "group_size": arguments.group_size},
             "run": {"steps": steps, "checkpoint_every": steps, "seed": seed, "keep": 1},

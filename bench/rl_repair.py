@@ -303,6 +303,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--four-groups", type=int, default=8)
     parser.add_argument("--four-context", type=int, default=1536)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--vector-scale", type=float, default=1.0, help="rate of norms and sinks, in rates of --lr")
     parser.add_argument("--algorithm", default="ppo_clip")
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
