@@ -51,6 +51,7 @@ BINS = (0.05, 0.5, 2.0)
 """Entropies (nats) that divide positions."""
 NEVER_BELOW, OF_LIMIT = 0.98, 0.85
 _WARM = 2
+_SEEDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,20 +183,23 @@ def compare(engines: Sequence[Timed], size: int, requests: Sequence[Request], ro
 
 
 def lengths(engine: Timed, requests: Sequence[Request]) -> list[Acceptance]:
-    """What is counted with 0, 1, ... drafts at each step over the same requests."""
+    """What is counted with 0, 1, ... drafts at each step over the same requests, each with several seeds."""
     engine.timed(requests, 16, DRAFTS)  # for the draft temperature
     found: list[Acceptance] = []
     for k in range(DRAFTS + 1):
         engine.acceptance = Acceptance(DRAFTS)
-        engine.timed(requests, 16, k)
+        for again in range(_SEEDS):
+            engine.timed([replace(each, seed=each.seed + 10_000_000 * again) for each in requests], 16, k)
         found.append(engine.acceptance)
     return found
 
 
 @torch.inference_mode()
 def costs(engine: Timed, size: int, requests: Sequence[Request], count: int, repeats: int) -> Cost:
-    """Medians of interleaved passes over ``size`` prompts, those of heads over ``count`` positions as they come between
-    two drafts."""
+    """Medians over ``size`` prompts of passes in the order that steps make them: the trunk over one token again and
+    again, and for each k the trunk over k + 1 in turn with the heads, those over ``count`` positions as they come
+    between two drafts. What a pass takes depends on what ran before it: caches hold that. Rounds of all are
+    interleaved."""
     policy, chosen = engine.policy, [requests[place % len(requests)] for place in range(size)]
     prompts = [as_tokens(each.prompt) for each in chosen]
     batch = Batch(policy, size, max(map(len, prompts)) + MOST, max_draft=DRAFTS, spare=DRAFTS + 8)
@@ -213,15 +217,22 @@ def costs(engine: Timed, size: int, requests: Sequence[Request], count: int, rep
             embedded = batch.embedded(0, positions, depth)
             policy.lm_head(head(states, embedded, places, memory.heads[depth], last=True))
 
-    passes: list[Callable[[], object]] = [*(partial(trunk, tokens) for tokens in range(1, DRAFTS + 2)), draft]
-    times: list[list[float]] = [[] for _ in passes]
-    for _ in range(repeats + 2):
-        for place, each in enumerate(passes):
-            began = time.process_time()
-            each()
-            times[place].append(time.process_time() - began)
-    *over, once = (1000 * median(each[2:]) for each in times)
-    return Cost(tuple(over), once / DRAFTS)
+    def seconds(run: Callable[[], object]) -> float:
+        began = time.process_time()
+        run()
+        return time.process_time() - began
+
+    over: list[list[float]] = [[] for _ in range(DRAFTS + 1)]
+    heads_over: list[float] = []
+    for number in range(repeats + 1):
+        for k in range(DRAFTS + 1):
+            for again in range(3):
+                took = seconds(partial(trunk, k + 1)), seconds(draft) if k else 0.0
+                if number and again:  # the first of a kind finds the caches of another
+                    over[k].append(took[0])
+                    if k:
+                        heads_over.append(took[1])
+    return Cost(tuple(1000 * median(each) for each in over), 1000 * median(heads_over) / DRAFTS)
 
 
 @torch.inference_mode()
@@ -361,8 +372,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=120, help="held-out episodes")
     parser.add_argument("--turns", type=int, default=64, help="of those episodes, to be generated")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=14, help="passes of each kind that are timed")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=20, help="passes of each kind that are timed")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
