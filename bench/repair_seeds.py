@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from envfarm_rl.policy import MiMo, load_policy, save_policy
 from envfarm_rl.repair.corpus import Example, read_examples
+from envfarm_rl.repair.loss import Objective
 from envfarm_rl.repair.recipe import BringupRecipe
 from envfarm_rl.repair.train import Bringup
 from envfarm_rl.trainer.config import parse_train_config
@@ -35,7 +36,7 @@ class Trained:
     further: Path
     rl_four: Path
     wall_sec: float
-    """Of reinforcement learning, rollouts and updates; the further bring-up got as many."""
+    """Of reinforcement learning, both stages; the further bring-up got as many."""
     bringup_steps: int
 
 
@@ -53,9 +54,11 @@ def train_seed(arguments: argparse.Namespace, seed: int) -> Trained:
     rl, further, four = (folder / name for name in ("rl", "further", "rl-four"))
     if not (rl / METRICS).exists():
         reinforce(arguments, seed, 0, rl)
-    wall = sum(json.loads(line)["seconds"][part] for line in (rl / METRICS).open() for part in ("rollout", "train"))
+    wall = arguments.expected_sec + sum(
+        json.loads(line)["seconds"][part] for line in (rl / METRICS).open() for part in ("rollout", "train")
+    )
     if not (further / "steps").exists():
-        bring_further(arguments, seed, wall, further)
+        bring_further(arguments, seed, wall, further, Objective.likelihood)
     steps = int((further / "steps").read_text())
     if not arguments.four_steps:
         four = rl
@@ -69,14 +72,21 @@ METRICS = "metrics.jsonl"
 
 
 def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> None:
-    """Reinforcement learning on the train run, MTP on; the policy and its metrics are left in ``folder``."""
+    """Reinforcement learning, MTP on; the policy and its metrics are left in ``folder``. First, for so many seconds as
+    are asked for, on planted bugs whose answers are known, by the expected reward; then on the verdicts of the train
+    run."""
+    begin = Path(arguments.checkpoint)
+    if arguments.expected_sec:
+        begin = folder.with_name(folder.name + "-expected")
+        if not (begin / "steps").exists():
+            bring_further(arguments, seed, arguments.expected_sec, begin, Objective.reward)
     chosen = [parts(each) for each in arguments.train]
     steps, groups = (arguments.four_steps, arguments.four_groups) if runs else (arguments.steps, arguments.groups)
     context = arguments.four_context if runs else arguments.context
     record = Path(arguments.home) / RECORD
     config = parse_train_config(
         {
-            "policy": {"path": str(arguments.checkpoint)},
+            "policy": {"path": str(begin)},
             "engine": {"max_draft": 3, "adaptive": False, "max_context": context},
             "algorithm": {"name": arguments.algorithm, "response_tokens": 8, "row_tokens": context},
             "optimiser": {
@@ -113,8 +123,8 @@ def corpus_examples(arguments: argparse.Namespace) -> Iterator[Example]:
         yield from read_examples(path)
 
 
-def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, folder: Path) -> None:
-    """The checkpoint after so many more seconds of bring-up, left in ``folder`` with the steps taken."""
+def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, folder: Path, objective: Objective) -> None:
+    """The checkpoint after so many more seconds on the bring-up's pages, left in ``folder`` with the steps taken."""
     recipe = recipe_of(arguments)
     # steps as small as one thread takes them; the recipe's own may be those of a GPU
     steps = recipe.training.model_copy(update={"tokens": arguments.control_tokens, "half": False})
@@ -123,7 +133,7 @@ def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, fold
         shutil.copy(Path(arguments.checkpoint) / "tokenizer.json", scratch)
         control = Bringup(recipe.model_copy(update={"training": steps}), files, [], Path(scratch), pages=0)
         control.policy.load_state_dict(policy_of(Path(arguments.checkpoint)).state_dict())
-        taken = control.extend(seconds, share=arguments.control_share, seed=seed)
+        taken = control.extend(seconds, share=arguments.control_share, seed=seed, objective=objective)
         save_policy(control.policy, folder)
     (folder / "steps").write_text(str(taken))
 

@@ -293,6 +293,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="seeds trained at once")
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument(
+        "--expected-sec", type=float, default=0.0, help="seconds on planted bugs by expected reward, before verdicts"
+    )
     parser.add_argument("--train-heads", action="store_true", help="MTP heads beside the policy; a third more time")
     parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)

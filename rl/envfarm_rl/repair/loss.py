@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class PageBatch:
     that this says who sees whom in T numbers where a mask has T squared."""
     answers: Read
     """The choices of right answers: targets are tokens."""
+    owner: Tensor
+    """[choices]: which right answer each is of."""
     within: Tensor
     """[M, 2]: each token that was valid at a choice, as (choice, token)."""
     samples: int
@@ -72,6 +75,7 @@ def collate(items: Sequence[Item]) -> PageBatch:
         positions=packed.positions,
         last=torch.where(packed.allowed, nodes[:, None], -1).amax(1),
         answers=Read(packed.rows[free], packed.reads[free], packed.targets[free]),
+        owner=packed.sample[free],
         within=torch.tensor(within),
         samples=len(samples),
         page=_page(packed),
@@ -105,19 +109,35 @@ def _marks(items: Sequence[Item], packed: Packed) -> Read:
     return Read(torch.tensor(rows), torch.tensor(places), torch.tensor(labels))
 
 
+class Objective(StrEnum):
+    """What right answers are trained for, p being the chance that one is drawn."""
+
+    likelihood = "likelihood"
+    """log p: the bring-up's."""
+    reward = "reward"
+    """p: what reinforcement learning maximises where nothing but the right answer is rewarded, its policy gradient
+    taken exactly, as the expectation over all valid answers in place of draws."""
+
+
+_WORTH = 4.0
+"""Weight of an expected reward: where p is a quarter its gradient is that of the likelihood."""
+
+
 @dataclass(frozen=True, slots=True)
 class BringupLoss:
     """Means over a batch, in nats."""
 
     answer: Tensor
-    """Of the choices of a right answer, for each sample the sum over its choices."""
+    """Of right answers: the sum of -log p over the choices of each, or -4 p."""
     page: Tensor
     """Of the tokens of the page."""
     mark: Tensor
     """At the end of each line: whether a bug is on it."""
 
 
-def bringup_loss(policy: MiMo, batch: PageBatch, mark: tuple[int, int]) -> BringupLoss:
+def bringup_loss(
+    policy: MiMo, batch: PageBatch, mark: tuple[int, int], objective: Objective = Objective.likelihood
+) -> BringupLoss:
     """All parts. ``mark`` are the ids that say at a line's end that all is well, and that a bug is on it: between
     these two alone the loss is taken. It tells ten times in a page what an answer tells once.
 
@@ -128,9 +148,10 @@ def bringup_loss(policy: MiMo, batch: PageBatch, mark: tuple[int, int]) -> Bring
     outside = torch.ones_like(scores, dtype=torch.bool)
     outside[batch.within[:, 0], batch.within[:, 1]] = False
     chosen = scores.masked_fill(outside, float("-inf")).log_softmax(-1).gather(-1, answers.targets[:, None])
+    each = scores.new_zeros(batch.samples).index_add(0, batch.owner, chosen[:, 0])
     told = F.linear(policy.model.norm(hidden[marks.rows, marks.places]), policy.lm_head.weight[list(mark)])
     return BringupLoss(
-        answer=-chosen.sum() / batch.samples,
+        answer=-(each if objective is Objective.likelihood else _WORTH * each.exp()).sum() / batch.samples,
         page=F.cross_entropy(policy.logits(hidden[batch.page.rows, batch.page.places]).float(), batch.page.targets),
         mark=F.cross_entropy(told.float(), marks.targets),
     )
