@@ -82,6 +82,10 @@ def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path)
             bring_further(arguments, seed, arguments.expected_sec, begin, Objective.reward)
     chosen = [parts(each) for each in arguments.train]
     steps, groups = (arguments.four_steps, arguments.four_groups) if runs else (arguments.steps, arguments.groups)
+    if not steps:
+        save_policy(policy_of(begin), folder)
+        (folder / METRICS).touch()
+        return
     context = arguments.four_context if runs else arguments.context
     record = Path(arguments.home) / RECORD
     config = parse_train_config(

@@ -292,7 +292,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--held-out", nargs="+", required=True, help="build runs that are measured on")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="seeds trained at once")
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=24, help="on verdicts; 0 leaves the policy of --expected-sec")
     parser.add_argument(
         "--expected-sec", type=float, default=0.0, help="seconds on planted bugs by expected reward, before verdicts"
     )
