@@ -15,7 +15,7 @@ one rule for every policy and for the random baseline: an edit applies and parse
 2. Reinforcement learning against as many seconds of further bring-up from the same checkpoint, at temperature 1,
    greedy, and with eight independent tries.
 3. Four test runs: episodes through the engine (edit, run, take back, next), edits drawn as wholes from the law of the
-   first page, against random edits without repetition. ``--token-by-token`` draws them as the first edit is drawn.
+   first page, against random edits without repetition.
 
 Beside chance stands a blind baseline: how often each kind of change was right in the corpus, the page unread.
 Intervals are 95 % of a bootstrap over tasks, seeds pooled within a task.
@@ -38,7 +38,7 @@ from envfarm_rl.engine.embedded import EmbeddedEngine
 from envfarm_rl.engine.sampling import Sampling
 from envfarm_rl.engine.service import EngineService
 from envfarm_rl.policy import MiMo
-from envfarm_rl.repair.encode import edit_laws, edit_logprobs
+from envfarm_rl.repair.encode import edit_laws
 from envfarm_rl.repair.frequencies import Frequencies
 from envfarm_rl.repair.source import repair_policy
 from envfarm_rl.repair.world import RecordedPlayer, Tried
@@ -75,29 +75,38 @@ class Scores:
         return [1 - (1 - p) ** TRIES for p in self.at[DRAWN]]
 
 
+def laws_of(
+    policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row], temperatures: Sequence[float]
+) -> list[list[torch.Tensor]]:
+    """For each temperature, of each page the log-probabilities [edits] of its first answers."""
+    found: list[list[torch.Tensor]] = [[] for _ in temperatures]
+    for start in range(0, len(rows), 8):
+        problems = [row.problem for row in rows[start : start + 8]]
+        for laws, part in zip(found, edit_laws(policy, tokenizer, problems, temperatures), strict=True):
+            laws += part
+    return found
+
+
 def score(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> Scores:
     """Exact, from all valid edits."""
-    at: dict[float, list[float]] = {temperature: [] for temperature in GRID}
-    for start in range(0, len(rows), 8):
-        part = rows[start : start + 8]
-        found = edit_laws(policy, tokenizer, [row.problem for row in part], GRID)
-        for temperature, laws in zip(GRID, found, strict=True):
-            at[temperature] += [float(law.exp() @ row.passes) for law, row in zip(laws, part, strict=True)]
-    return Scores(at)
+    found = zip(GRID, laws_of(policy, tokenizer, rows, GRID), strict=True)
+    return Scores(
+        {t: [float(law.exp() @ row.passes) for law, row in zip(laws, rows, strict=True)] for t, laws in found}
+    )
 
 
 async def episodes(
     policy: MiMo,
     tokenizer: TinyTokenizer,
     rows: Sequence[Row],
-    laws: Sequence[torch.Tensor | None],
+    laws: Sequence[torch.Tensor],
     *,
     temperature: float,
     each: int,
     seed: int,
 ) -> list[tuple[float, float]]:
     """Of each task: (share of episodes passed, mean runs), with four runs, through the engine with MTP on. Edits are
-    drawn as wholes where the law of a task's page is given."""
+    drawn as wholes from the ``laws`` of the tasks' pages."""
     engine = EmbeddedEngine(policy, max_context=4096, max_draft=3, adaptive=False)
     service = EngineService(engine)
     table = {row.task: row for row in rows}
@@ -109,7 +118,7 @@ async def episodes(
 
     player = RecordedPlayer({row.task: row.problem for row in rows}, Recorded(), RUNS)
 
-    async def one(row: Row, law: torch.Tensor | None, index: int) -> tuple[bool, int]:
+    async def one(row: Row, law: torch.Tensor, index: int) -> tuple[bool, int]:
         key = f"{row.task}.{index}"
         made = repair_policy(
             service, tokenizer, row.problem, key=key, seed=seed, sampling=sampling, runs=RUNS, law=law
@@ -127,13 +136,6 @@ async def episodes(
             mine = flat[place * each : (place + 1) * each]
             found.append((sum(p for p, _ in mine) / each, sum(r for _, r in mine) / each))
     return found
-
-
-def laws_of(policy: MiMo, tokenizer: TinyTokenizer, rows: Sequence[Row]) -> list[torch.Tensor]:
-    """Of each page the log-probabilities [edits] of its first answers."""
-    starts = range(0, len(rows), 8)
-    parts = ([row.problem for row in rows[start : start + 8]] for start in starts)
-    return [law for part in parts for law in edit_logprobs(policy, tokenizer, part)]
 
 
 def minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
@@ -235,9 +237,8 @@ async def four_runs(policies, tokenizer, train, many, arguments) -> dict[str, An
     for name, trained in policies.items():
         temperatures, per_seed = [], []
         for seed, policy in enumerate(trained):
-            known = laws_of(policy, tokenizer, tuning)
+            (known,), (laws,) = (laws_of(policy, tokenizer, rows, (DRAWN,)) for rows in (tuning, many))
             at = max(GRID, key=lambda t: sum(map(partial(drawn_four, temperature=t), tuning, known)))
-            laws = [None] * len(many) if arguments.token_by_token else laws_of(policy, tokenizer, many)
             each = 1 if at == GREEDY else arguments.each
             per_seed.append(await episodes(policy, tokenizer, many, laws, temperature=at, each=each, seed=seed))
             temperatures.append(at)
@@ -311,7 +312,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
     parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER: other checkpoints, measured with one run")
-    parser.add_argument("--token-by-token", action="store_true", help="with four runs, edits not drawn as wholes")
     parser.add_argument("--each", type=int, default=4, help="episodes of a task with four runs")
     parser.add_argument("--workers", type=int, default=2, help="boxes at once")
     parser.add_argument("--threads", type=int, default=1)
