@@ -25,7 +25,7 @@ from envfarm_rl.trainer.run import Run
 
 from envfarm.wiring.repair.bringup import corpus_files
 
-from .repair_table import RECORD, RUNS, parts
+from .repair_table import RECORD, RUNS
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path)
         begin = folder.with_name(folder.name + "-expected")
         if not (begin / "steps").exists():
             bring_further(arguments, seed, arguments.expected_sec, begin, Objective.reward)
-    chosen = [parts(each) for each in arguments.train]
     steps, groups = (arguments.four_steps, arguments.four_groups) if runs else (arguments.steps, arguments.groups)
     if not steps:
         save_policy(policy_of(begin), folder)
@@ -102,8 +101,7 @@ def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path)
             "source": {
                 "path": "envfarm.wiring.repair.training:source",
                 "options": {
-                    "run": [run for run, _ in chosen], "packages": [name for _, names in chosen for name in names],
-                    "home": arguments.home, "record": str(record), "runs": runs,
+                    "run": arguments.train, "home": arguments.home, "record": str(record), "runs": runs,
                     "tokenizer": str(Path(arguments.checkpoint) / "tokenizer.json"),
                 },
             },

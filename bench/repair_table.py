@@ -16,7 +16,7 @@ from envfarm.core.config import load_config
 from envfarm.core.errors import EnvfarmError
 from envfarm.wiring.app import open_app
 from envfarm.wiring.repair.boxes import BoxWorld
-from envfarm.wiring.repair.tasks import RepairTask, repair_tasks
+from envfarm.wiring.repair.tasks import RepairTask, selected_tasks
 
 RUNS = 4
 """Test runs of an episode with several."""
@@ -51,12 +51,7 @@ async def table(home: Path, selections: Sequence[str], workers: int) -> list[Row
     config = load_config(environ={}, flags={"home": str(home)})
     rows: list[Row] = []
     async with open_app(config) as app:
-        tasks = [
-            found
-            for run, packages in map(parts, selections)
-            for found in repair_tasks(app.store, app.blobs, run)
-            if not packages or found.task.repo_name in packages
-        ]
+        tasks = selected_tasks(app.store, app.blobs, selections)
         world = BoxWorld(app, tasks, home / RECORD, concurrency=workers)
 
         async def one(found: RepairTask) -> None:
@@ -71,12 +66,6 @@ async def table(home: Path, selections: Sequence[str], workers: int) -> list[Row
         print(f"{len(rows)} tasks, {world.ran} edits run now, {world.graded} graded", file=sys.stderr)
     # A page that no valid edit mends (the grader knows more tests than the statement shows) is kept: it is a task.
     return sorted(rows, key=lambda row: row.task)
-
-
-def parts(selection: str) -> tuple[str, list[str]]:
-    """``RUN:PACKAGE,PACKAGE`` in its parts."""
-    run, _, packages = selection.partition(":")
-    return run, [name for name in packages.split(",") if name]
 
 
 def chance(rows: Sequence[Row]) -> list[float]:

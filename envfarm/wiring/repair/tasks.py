@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from envfarm_builders.synth.touched import touched_functions
@@ -37,6 +38,16 @@ def repair_tasks(store: Store, blobs: BlobStore, run: str, *, limit: int = 10_00
         page = task_problem(row.task, blobs)
         if page is not None and environment is not None:
             found.append(RepairTask(row.task, environment, page))
+    return found
+
+
+def selected_tasks(store: Store, blobs: BlobStore, selections: Iterable[str]) -> list[RepairTask]:
+    """:func:`repair_tasks` of each of ``RUN`` or ``RUN:PACKAGE,PACKAGE``: all of a run, or of those packages alone."""
+    found: list[RepairTask] = []
+    for selection in selections:
+        run, _, packages = selection.partition(":")
+        tasks = repair_tasks(store, blobs, run)
+        found += [each for each in tasks if not packages or each.task.repo_name in packages.split(",")]
     return found
 
 

@@ -26,7 +26,7 @@ from envfarm.rollout.play import Player
 
 from ..app import App, open_app, open_store
 from .boxes import OUTPUT_CHARACTERS, OWNER, BoxWorld
-from .tasks import RepairTask, repair_tasks
+from .tasks import RepairTask, selected_tasks
 
 TURNS = 24
 """Of an episode: four edits, each run and taken back, need sixteen."""
@@ -97,7 +97,8 @@ def source(
     limit: int = 0,
     concurrency: int = 8,
 ) -> AgentSource:
-    """``envfarm.wiring.repair.training:source``: the published synth tasks of the build run ``run``, or of several.
+    """``envfarm.wiring.repair.training:source``: the published synth tasks of the build run ``run``, or of several;
+    ``RUN:PACKAGE,PACKAGE`` takes those of some packages alone.
 
     ``runs`` is an episode's budget of test runs. With ``record`` (a file) each distinct edit is put to a box once and
     episodes are played from what it did; without, every episode has a box of its own, ``concurrency`` of them at once.
@@ -107,7 +108,7 @@ def source(
     store, blobs = open_store(config)
     with contextlib.closing(store):
         names = [run] if isinstance(run, str) else list(run)
-        found = [each for name in names for each in repair_tasks(store, blobs, name)]
+        found = selected_tasks(store, blobs, names)
     tasks = {each.task.id: each for each in found if not packages or each.task.repo_name in packages}
     if limit:
         tasks = dict(list(tasks.items())[:limit])
