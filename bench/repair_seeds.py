@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from envfarm_rl.policy import MiMo, load_policy, save_policy
 from envfarm_rl.repair.corpus import Example, read_examples
-from envfarm_rl.repair.loss import Objective
 from envfarm_rl.repair.recipe import BringupRecipe
 from envfarm_rl.repair.train import Bringup
 from envfarm_rl.trainer.config import parse_train_config
@@ -58,7 +57,7 @@ def train_seed(arguments: argparse.Namespace, seed: int) -> Trained:
         json.loads(line)["seconds"][part] for line in (rl / METRICS).open() for part in ("rollout", "train")
     )
     if not (further / "steps").exists():
-        bring_further(arguments, seed, wall, further, Objective.likelihood)
+        bring_further(arguments, seed, wall, further)
     steps = int((further / "steps").read_text())
     if not arguments.four_steps:
         four = rl
@@ -72,14 +71,21 @@ METRICS = "metrics.jsonl"
 
 
 def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> None:
-    """Reinforcement learning, MTP on; the policy and its metrics are left in ``folder``. First, for so many seconds as
-    are asked for, on planted bugs whose answers are known, by the expected reward; then on the verdicts of the train
-    run."""
+    """Reinforcement learning, MTP on; the policy and its metrics are left in ``folder``. First on the verdicts of the
+    train run; then, for so many seconds as are asked for, on planted bugs whose answers are known, by the expected
+    reward. In this order the second stage, whose pages never come again, makes good what the first learned by heart."""
     begin = Path(arguments.checkpoint)
+    verdicts = folder.with_name(folder.name + "-verdicts") if arguments.expected_sec else folder
+    if not (verdicts / METRICS).exists():
+        learn_verdicts(arguments, seed, runs, begin, verdicts)
     if arguments.expected_sec:
-        begin = folder.with_name(folder.name + "-expected")
-        if not (begin / "steps").exists():
-            bring_further(arguments, seed, arguments.expected_sec, begin, Objective.reward)
+        reward = arguments.expected_share
+        bring_further(arguments, seed, arguments.expected_sec, folder, reward=reward, begin=verdicts)
+        shutil.copy(verdicts / METRICS, folder)
+
+
+def learn_verdicts(arguments: argparse.Namespace, seed: int, runs: int, begin: Path, folder: Path) -> None:
+    """From the policy in ``begin``, with ``runs`` test runs (0: one edit); policy and metrics stay in ``folder``."""
     steps, groups = (arguments.four_steps, arguments.four_groups) if runs else (arguments.steps, arguments.groups)
     if not steps:
         save_policy(policy_of(begin), folder)
@@ -125,8 +131,17 @@ def corpus_examples(arguments: argparse.Namespace) -> Iterator[Example]:
         yield from read_examples(path)
 
 
-def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, folder: Path, objective: Objective) -> None:
-    """The checkpoint after so many more seconds on the bring-up's pages, left in ``folder`` with the steps taken."""
+def bring_further(
+    arguments: argparse.Namespace,
+    seed: int,
+    seconds: float,
+    folder: Path,
+    *,
+    reward: float = 0.0,
+    begin: Path | None = None,
+) -> None:
+    """The checkpoint, or the policy in ``begin``, after so many more seconds on the bring-up's pages, left in
+    ``folder`` with the steps taken. ``reward`` is the share of the expected reward in what is maximised."""
     recipe = recipe_of(arguments)
     # steps as small as one thread takes them; the recipe's own may be those of a GPU
     steps = recipe.training.model_copy(update={"tokens": arguments.control_tokens, "half": False})
@@ -134,8 +149,8 @@ def bring_further(arguments: argparse.Namespace, seed: int, seconds: float, fold
     with tempfile.TemporaryDirectory(dir=arguments.out) as scratch:
         shutil.copy(Path(arguments.checkpoint) / "tokenizer.json", scratch)
         control = Bringup(recipe.model_copy(update={"training": steps}), files, [], Path(scratch), pages=0)
-        control.policy.load_state_dict(policy_of(Path(arguments.checkpoint)).state_dict())
-        taken = control.extend(seconds, share=arguments.control_share, seed=seed, objective=objective)
+        control.policy.load_state_dict(policy_of(begin or Path(arguments.checkpoint)).state_dict())
+        taken = control.extend(seconds, share=arguments.control_share, seed=seed, reward=reward)
         save_policy(control.policy, folder)
     (folder / "steps").write_text(str(taken))
 

@@ -293,9 +293,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--held-out", nargs="+", required=True, help="build runs that are measured on")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="seeds trained at once")
-    parser.add_argument("--steps", type=int, default=24, help="on verdicts; 0 leaves the policy of --expected-sec")
+    parser.add_argument("--steps", type=int, default=24, help="on verdicts")
     parser.add_argument(
-        "--expected-sec", type=float, default=0.0, help="seconds on planted bugs by expected reward, before verdicts"
+        "--expected-sec", type=float, default=0.0, help="seconds on planted bugs by expected reward, after the verdicts"
+    )
+    parser.add_argument(
+        "--expected-share", type=float, default=0.75, help="of the expected reward there; the rest is likelihood"
     )
     parser.add_argument("--train-heads", action="store_true", help="MTP heads beside the policy; a third more time")
     parser.add_argument("--groups", type=int, default=16)
@@ -309,7 +312,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--vector-scale", type=float, default=1.0, help="rate of norms and sinks, in rates of --lr")
     parser.add_argument("--algorithm", default="ppo_clip")
-    parser.add_argument("--control-share", type=float, default=0.05, help="of the peak rates, in the control")
+    parser.add_argument("--control-share", type=float, default=0.1, help="of the peak rates at first, in the control")
     parser.add_argument("--control-tokens", type=int, default=3072, help="padded tokens of a step, in the control")
     parser.add_argument("--also", nargs="*", default=[], help="NAME=FOLDER: other checkpoints, measured with one run")
     parser.add_argument("--each", type=int, default=4, help="episodes of a task with four runs")

@@ -16,7 +16,7 @@ from envfarm_rl.policy import MiMo
 from envfarm_rl.repair.bringup import Item, encode_example
 from envfarm_rl.repair.corpus import Example, read_examples, write_examples
 from envfarm_rl.repair.feed import Feed
-from envfarm_rl.repair.loss import Objective, PageBatch, bringup_loss, collate
+from envfarm_rl.repair.loss import PageBatch, bringup_loss, collate
 from envfarm_rl.repair.recipe import BringupRecipe, CorpusSection, StepsSection, read_recipe
 from envfarm_rl.repair.shipped import shipped_checkpoint
 from envfarm_rl.repair.train import Bringup
@@ -75,10 +75,11 @@ def test_the_loss_of_answers_is_that_of_the_trainers_law(corpus: Path) -> None:
     packed = pack(samples, row_tokens=1024)
     with torch.no_grad():
         loss = bringup_loss(policy, collate(made), (1, 2))
-        rewarded = bringup_loss(policy, collate(made), (1, 2), Objective.reward)
+        rewarded, mixed = (bringup_loss(policy, collate(made), (1, 2), reward=share) for share in (1.0, 0.75))
         each = torch.zeros(len(samples)).index_add(0, packed.sample, token_logprobs(policy, packed, Sampling()))
     torch.testing.assert_close(loss.answer, -each.mean(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rewarded.answer, -4 * each.exp().mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mixed.answer, loss.answer / 4 + 3 * rewarded.answer / 4)
     assert torch.equal(rewarded.page, loss.page) and torch.equal(rewarded.mark, loss.mark)
     assert abs(float(loss.mark) - 0.693) < 0.05 and abs(float(loss.page) - torch.tensor(tokenizer.size).log()) < 0.3
 

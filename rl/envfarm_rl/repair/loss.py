@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -109,16 +108,6 @@ def _marks(items: Sequence[Item], packed: Packed) -> Read:
     return Read(torch.tensor(rows), torch.tensor(places), torch.tensor(labels))
 
 
-class Objective(StrEnum):
-    """What right answers are trained for, p being the chance that one is drawn."""
-
-    likelihood = "likelihood"
-    """log p: the bring-up's."""
-    reward = "reward"
-    """p: what reinforcement learning maximises where nothing but the right answer is rewarded, its policy gradient
-    taken exactly, as the expectation over all valid answers in place of draws."""
-
-
 _WORTH = 4.0
 """Weight of an expected reward: where p is a quarter its gradient is that of the likelihood."""
 
@@ -128,17 +117,19 @@ class BringupLoss:
     """Means over a batch, in nats."""
 
     answer: Tensor
-    """Of right answers: the sum of -log p over the choices of each, or -4 p."""
+    """Of right answers, p being the chance that one is drawn: -log p, or -4 p for a share of it."""
     page: Tensor
     """Of the tokens of the page."""
     mark: Tensor
     """At the end of each line: whether a bug is on it."""
 
 
-def bringup_loss(
-    policy: MiMo, batch: PageBatch, mark: tuple[int, int], objective: Objective = Objective.likelihood
-) -> BringupLoss:
-    """All parts. ``mark`` are the ids that say at a line's end that all is well, and that a bug is on it: between
+def bringup_loss(policy: MiMo, batch: PageBatch, mark: tuple[int, int], *, reward: float = 0.0) -> BringupLoss:
+    """All parts. Of the answer's loss a share ``reward`` is the chance of the right answer itself in place of its
+    logarithm: what reinforcement learning maximises where nothing else is rewarded, its policy gradient taken exactly,
+    as the expectation over all valid answers in place of draws.
+
+    ``mark`` are the ids that say at a line's end that all is well, and that a bug is on it: between
     these two alone the loss is taken. It tells ten times in a page what an answer tells once.
 
     An answer's loss is taken under the validity mask, the law that it will be drawn from."""
@@ -151,7 +142,7 @@ def bringup_loss(
     each = scores.new_zeros(batch.samples).index_add(0, batch.owner, chosen[:, 0])
     told = F.linear(policy.model.norm(hidden[marks.rows, marks.places]), policy.lm_head.weight[list(mark)])
     return BringupLoss(
-        answer=-(each if objective is Objective.likelihood else _WORTH * each.exp()).sum() / batch.samples,
+        answer=-((1 - reward) * each + reward * _WORTH * each.exp()).sum() / batch.samples,
         page=F.cross_entropy(policy.logits(hidden[batch.page.rows, batch.page.places]).float(), batch.page.targets),
         mark=F.cross_entropy(told.float(), marks.targets),
     )

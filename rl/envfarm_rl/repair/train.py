@@ -30,7 +30,7 @@ from ..trainer.optimisers import group_parameters
 from .corpus import Example, decode, read_examples, read_lines
 from .encode import edit_logprobs
 from .feed import Feed
-from .loss import Objective, PageBatch, bringup_loss
+from .loss import PageBatch, bringup_loss
 from .problem import LINES
 from .prompt import page
 from .recipe import BringupRecipe, StepsSection
@@ -169,14 +169,15 @@ class Bringup:
                         break
             running.clear()
 
-    def extend(self, seconds: float, *, share: float, seed: int, objective: Objective = Objective.likelihood) -> int:
-        """Go on with the trunk for so many seconds at a fixed share of the peak rates, on examples of another order;
-        the steps taken. Nothing is saved."""
-        end, taken = time.perf_counter() + seconds, 0
+    def extend(self, seconds: float, *, share: float, seed: int, reward: float = 0.0) -> int:
+        """Go on with the trunk for so many seconds, at rates that fall from a share of the peak to nothing, on examples
+        of another order; the steps taken. ``reward`` is that of :func:`~.loss.bringup_loss`. Nothing is saved."""
+        begin, taken = time.perf_counter(), 0
         for _, _, batch in self._feed.batches(1_000_000 * (seed + 1), 0):
-            if time.perf_counter() >= end:
+            left = 1 - (time.perf_counter() - begin) / seconds
+            if left <= 0:
                 break
-            self._trunk_step(batch, share, objective)  # type: ignore[arg-type]
+            self._trunk_step(batch, share * left, reward)  # type: ignore[arg-type]
             taken += 1
         return taken
 
@@ -185,13 +186,11 @@ class Bringup:
         save_policy(copy.deepcopy(self.policy).cpu().half(), folder)
         self.tokenizer.save(folder / "tokenizer.json")
 
-    def _trunk_step(
-        self, batch: PageBatch, share: float | None = None, objective: Objective = Objective.likelihood
-    ) -> dict[str, float]:
+    def _trunk_step(self, batch: PageBatch, share: float | None = None, reward: float = 0.0) -> dict[str, float]:
         steps = self.recipe.training
         ends = self.tokenizer.control(END.text), self.tokenizer.control(CALL.text)
         with torch.autocast(torch.device(self._device).type, torch.bfloat16, enabled=steps.half):
-            loss = bringup_loss(self.policy, batch.to(self._device), ends, objective)
+            loss = bringup_loss(self.policy, batch.to(self._device), ends, reward=reward)
         (loss.answer + steps.page * loss.page + steps.mark * loss.mark).backward()
         nn.utils.clip_grad_norm_(self._trunk, 1.0)
         self._step(("muon", "adamw"), rate(self.done, steps.steps, steps) if share is None else share)
