@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 AGENT := envfarm/sandbox/_bin/envfarm-agent
 
-.PHONY: setup setup-rl agent system demo test test-rl test-all check clean go-test
+.PHONY: setup setup-rl agent system demo test test-rl test-k8s testbed test-all check clean go-test
 .DEFAULT_GOAL := setup
 
 # The stamp holds the machine's Python, so that another interpreter sets up again.
@@ -42,6 +42,15 @@ test: setup system
 # One thread for each process: more make small models slower, and a busy machine very slow.
 test-rl: setup-rl
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/rl -m "not slow and not gpu"
+
+# A real Kubernetes, built from its sources: a quarter of an hour of two cores the first time, kept afterwards.
+testbed: setup
+	@bash scripts/system_packages.sh cluster
+	@bash scripts/go.sh version
+	@$(BIN)/envfarm testbed build
+
+test-k8s: testbed
+	@$(BIN)/python -m pytest -q -m k8s tests/k8s
 
 test-all: setup-rl system go-test
 	@$(BIN)/python -m pytest -q -m "not k8s and not docker and not gpu"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# System packages, in two groups (both, where no argument names one): `tests`, what our own tests need, and `tools`, what
-# the tests of many projects call. Installed when we are root on a Debian-like machine; otherwise one line says what to
+# System packages, in groups (the first two, where no argument names one): `tests`, what our own tests need; `tools`, what
+# the tests of many projects call; `cluster`, what a node of the Kubernetes test bed needs. Installed when we are root on a Debian-like machine; otherwise one line says what to
 # run. Nothing is done when all are there.
 set -euo pipefail
 groups=${*:-tests tools}
@@ -12,6 +12,12 @@ if [[ " $groups " == *" tests "* ]]; then
   command_of git git
   command_of chromium chromium
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
+fi
+if [[ " $groups " == *" cluster "* ]]; then
+  command_of ip iproute2
+  command_of runc runc
+  command_of iptables iptables
+  [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 fi
 if [[ " $groups " == *" tools "* ]]; then
   command_of git git

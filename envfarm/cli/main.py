@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollout": ("envfarm.cli.rollout", "Play tasks with a policy and grade what it hands in."),
     "train": ("envfarm.cli.train", "Train a policy on verdicts, here, detached, or on a Ray cluster."),
     "sandbox": ("envfarm.cli.sandbox", "Start, use and end boxes."),
+    "testbed": ("envfarm.cli.testbed", "Start a real Kubernetes here, to try out and test what runs on one."),
     "serve": ("envfarm.cli.serve", "Serve the dashboard."),
     "doctor": ("envfarm.cli.doctor", "Say what this machine can and cannot do, and why."),
 }

@@ -1,0 +1,3 @@
+module envfarm.test/testbed/pause
+
+go 1.26.0
