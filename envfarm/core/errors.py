@@ -38,6 +38,10 @@ class Reason(StrEnum):
     protocol = "protocol"
     archive_refused = "archive_refused"
     path_unusable = "path_unusable"
+    capacity = "capacity"
+    image = "image"
+    node = "node"
+    timeout = "timeout"
     # builder
     repository_missing = "repository_missing"
     repository_broken = "repository_broken"
@@ -68,7 +72,17 @@ class Reason(StrEnum):
     policy_output = "policy_output"
     engine_failed = "engine_failed"
     context_overflow = "context_overflow"
+    # clusters
     cluster_unreachable = "cluster_unreachable"
+    cluster_failed = "cluster_failed"
+    no_cluster = "no_cluster"
+    credentials_refused = "credentials_refused"
+    forbidden = "forbidden"
+    quota = "quota"
+    conflict = "conflict"
+    expired = "expired"
+    invalid = "invalid"
+    throttled = "throttled"
     # training
     not_finite = "not_finite"
     batch_unusable = "batch_unusable"
@@ -154,10 +168,47 @@ class ProviderError(EnvfarmError):
     default_tier = Tier.environment
 
 
+class Refused(ProviderError):
+    """No box can be had now: ``capacity``, ``quota``, ``image``, ``node`` or ``timeout`` says why."""
+
+    def __init__(self, message: str, *, reason: Reason, retry_sec: float, remedy: str = "", detail: str = "") -> None:
+        super().__init__(message, reason=reason, phase="acquire", remedy=remedy, detail=detail, retryable=True)
+        self.retry_sec = retry_sec
+        """When asking again may help."""
+
+
 class SandboxError(EnvfarmError):
     """A call into a running box did not give a result."""
 
     boundary = "sandbox"
+
+
+class ClusterError(EnvfarmError):
+    """A Kubernetes API server refused a call or did not answer it."""
+
+    boundary = "cluster"
+    default_tier = Tier.environment
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Reason,
+        phase: str = "",
+        tier: Tier | None = None,
+        remedy: str = "",
+        detail: str = "",
+        retryable: bool = False,
+        code: int = 0,
+        status: str = "",
+    ) -> None:
+        super().__init__(
+            message, reason=reason, phase=phase, tier=tier, remedy=remedy, detail=detail, retryable=retryable
+        )
+        self.code = code
+        """HTTP status; 0 where there was no answer."""
+        self.status = status
+        """The server's own word: ``AlreadyExists``, ``NotFound``."""
 
 
 class HarnessError(EnvfarmError):

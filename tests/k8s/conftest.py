@@ -1,0 +1,43 @@
+"""A real Kubernetes for the tests marked ``k8s``: one bed of simulated nodes for all of a session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from envfarm.kube.client import KubeClient
+from envfarm.kube.cluster import Cluster, load_cluster
+from envfarm.testbed import bed as beds
+from envfarm.testbed.bed import Bed
+from envfarm.testbed.programs import Shape
+
+
+def _up(shape: Shape) -> Iterator[Bed]:
+    if why := beds.unable():
+        pytest.skip(f"k8s: {why}")
+    bed = beds.up(shape)
+    try:
+        yield bed
+    finally:
+        bed.down()
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Bed]:
+    """100 simulated nodes."""
+    yield from _up(Shape.fleet)
+
+
+@pytest.fixture(scope="session")
+def cluster(fleet: Bed) -> Cluster:
+    """As administrator."""
+    return load_cluster(fleet.kubeconfig())
+
+
+@pytest.fixture
+async def client(fleet: Bed, cluster: Cluster) -> AsyncIterator[KubeClient]:
+    """A client of the bed; the test runs in the bed's network."""
+    with fleet.inside():
+        async with KubeClient(cluster) as made:
+            yield made
