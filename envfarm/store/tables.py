@@ -204,5 +204,27 @@ funnel = _funnel(
 funnel_repos = _funnel("funnel_repos", _text("repo", primary_key=True))
 """The same by repository: apart, so that a farm of 10,000 repositories does not slow down the page of totals."""
 
+farms = Table(
+    "farms", metadata, _text("name", primary_key=True), Column("epoch", BigInteger, nullable=False), _text("holder"),
+    _number("until"), _text("secret"),
+)  # fmt: skip
+"""Who controls a farm. ``epoch`` grows with each change of hands and fences off the one before. Tokens of
+boxes follow from ``secret``."""
+
+slots = Table(
+    "slots",
+    metadata,
+    _text("farm", primary_key=True),
+    _text("pool", primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("generation", Integer, nullable=False),
+    _text("holder"),
+    Column("token", BigInteger, nullable=False),
+    Column("until", Float),
+)
+"""Places of a farm's pools. ``generation`` counts the boxes that a place was ever meant to hold, and is written before
+the box is asked for: a name follows from it, so that a box whose making was never confirmed is found again by name.
+``holder`` is who has leased the box, until ``until``; ``token`` is the newest lease's."""
+
 SCHEMA = "1-" + short(digest_json({t.name: [str(c.name) for c in t.columns] for t in metadata.sorted_tables}))
 """Version and a digest of all columns, so that a changed table cannot pass for an old one."""

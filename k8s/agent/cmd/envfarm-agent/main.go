@@ -1,4 +1,4 @@
-// Command envfarm-agent is the process inside (serve, child) and around (launch, reap) an envfarm box.
+// Command envfarm-agent is the process inside (install, serve, child) and around (launch, reap) an envfarm box.
 package main
 
 import (
@@ -7,10 +7,11 @@ import (
 
 	"envfarm/agent/internal/child"
 	"envfarm/agent/internal/host"
+	"envfarm/agent/internal/install"
 	"envfarm/agent/internal/serve"
 )
 
-const usage = "usage: envfarm-agent serve|launch|reap [options]\n"
+const usage = "usage: envfarm-agent serve|install|launch|reap [options]\n"
 
 func main() {
 	if len(os.Args) < 2 {
@@ -21,6 +22,8 @@ func main() {
 	switch os.Args[1] {
 	case "serve":
 		os.Exit(serve.Main(args))
+	case "install":
+		os.Exit(install.Main(args))
 	case "child":
 		os.Exit(child.Main())
 	case "launch":
