@@ -17,6 +17,7 @@ if [[ " $groups " == *" cluster "* ]]; then
   command_of ip iproute2
   command_of runc runc
   command_of iptables iptables
+  command_of busybox busybox-static
   [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 fi
 if [[ " $groups " == *" tools "* ]]; then

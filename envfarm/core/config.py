@@ -29,6 +29,34 @@ class LocalProviderConfig(Section):
     """Use cgroups where this process may create them; resource limits of the process otherwise."""
 
 
+class KubernetesProviderConfig(Section):
+    """A box is a Pod on a cluster."""
+
+    type: Literal["kubernetes"] = "kubernetes"
+    kubeconfig: str = ""
+    """File; empty: ``KUBECONFIG``, ``~/.kube/config``, or the service account where envfarm runs in a Pod."""
+    context: str = ""
+    """Of the kubeconfig; empty: its current one."""
+    namespace: str = "envfarm-boxes"
+    """Where boxes run. It is made where it is missing; every Pod in it must pass *restricted*."""
+    agent_image: str = "envfarm/agent:latest"
+    """Holds ``/envfarm-agent``."""
+    image: str = "envfarm/env:{digest}"
+    """Of a box, ``{digest}`` being the first 12 letters of its environment's digest; ``base`` where it has none."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """Of both images."""
+    runtime_class: str = ""
+    """gVisor, Kata, ...; empty: the node's own runtime."""
+    start_sec: float = Field(default=120.0, gt=0)
+    """How long a box may take to get ready."""
+    pids_limited: bool = False
+    """Whether the nodes' kubelets limit processes of a Pod (``podPidsLimit``); it is their setting, not ours."""
+
+    def image_of(self, digest: str) -> str:
+        """The image of an environment."""
+        return self.image.replace("{digest}", digest.removeprefix("sha256:")[:12] or "base")
+
+
 class CustomProviderConfig(Section):
     """A provider of the user's own: any class that satisfies the port; no registration."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 AGENT_PORT = 7700
 AGENT_FOLDER = "/run/envfarm"
 LABEL_RUN, LABEL_POOL, LABEL_SLOT = "envfarm.dev/run", "envfarm.dev/pool", "envfarm.dev/slot"
+LABEL_OWNER = "envfarm.dev/owner"
 MANAGED = {"app.kubernetes.io/managed-by": "envfarm", "app.kubernetes.io/name": "envfarm-box"}
+_GRACE_SEC = 15
 _UID = 61000
 """Of everything in a box; no user of any image we build."""
 
@@ -26,7 +29,7 @@ class BoxShape:
     memory_mb: int = 2048
     disk_mb: int = 1024
     """Of all writable areas together."""
-    life_sec: int = 1800
+    life_sec: float = 1800.0
     """The kubelet ends the Pod then, whoever has forgotten it."""
     heartbeat_sec: int = 60
     """The agent ends the box after so long without a word from the gateway."""
@@ -54,18 +57,19 @@ def box_pod(
     ``owner`` is an owner reference: with that object gone, the cluster removes the Pod. ``node`` places it there past
     the scheduler.
     """
-    scratch = {"name": "scratch", "emptyDir": {"sizeLimit": f"{shape.disk_mb}Mi"}}
+    # In memory, as on the other providers: full means full at once; on disk it would mean eviction some time later
+    scratch = {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shape.disk_mb}Mi"}}
     agent = {"name": "agent", "emptyDir": {"sizeLimit": "32Mi"}}
     size = {"cpu": f"{round(shape.cpus * 1000)}m", "memory": f"{shape.memory_mb}Mi"}
-    size["ephemeral-storage"] = f"{shape.disk_mb + 64}Mi"
+    size["ephemeral-storage"] = "64Mi"
     box = {
         "name": "box",
         "image": shape.image,
         "imagePullPolicy": shape.pull_policy,
         "command": [
             f"{AGENT_FOLDER}/envfarm-agent", "serve", "--listen", f"tcp::{AGENT_PORT}",
-            "--token-file", f"{AGENT_FOLDER}/token", "--deadline-sec", str(shape.life_sec),
-            "--heartbeat-sec", str(shape.heartbeat_sec),
+            "--token-file", f"{AGENT_FOLDER}/token", "--deadline-sec", f"{shape.life_sec:g}",
+            "--heartbeat-sec", str(shape.heartbeat_sec), "--drop-env", "KUBERNETES_",
         ],
         "workingDir": "/",
         "env": [{"name": key, "value": value} for key, value in sorted(shape.environ.items())],
@@ -75,6 +79,7 @@ def box_pod(
         "readinessProbe": {"tcpSocket": {"port": AGENT_PORT}, "periodSeconds": 1, "failureThreshold": 30},
         "volumeMounts": [
             {"name": "agent", "mountPath": AGENT_FOLDER},
+            {"name": "scratch", "mountPath": "/dev/shm", "subPath": "shm"},
             *(
                 {"name": "scratch", "mountPath": path, "subPath": part}
                 for part, path in (("tmp", "/tmp"), ("home", "/home/box"), ("work", shape.workdir))
@@ -94,7 +99,7 @@ def box_pod(
     }
     spec: dict[str, Any] = {
         "restartPolicy": "Never",  # a restarted container would be a blank box under an old name
-        "activeDeadlineSeconds": shape.life_sec,
+        "activeDeadlineSeconds": max(1, math.ceil(shape.life_sec)) + _GRACE_SEC,  # the agent ends it before
         "terminationGracePeriodSeconds": 1,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

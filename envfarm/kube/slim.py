@@ -61,6 +61,7 @@ class PodSpec(msgspec.Struct, frozen=True):
     """Where it was placed."""
 
     nodeName: str = ""
+    activeDeadlineSeconds: int = 0
 
 
 class PodStatus(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ _ANSWERED = (
     "exit_code",
     "signal",
     "timed_out",
+    "oom_killed",
     "stdout_cut_bytes",
     "stderr_cut_bytes",
     "report_cut_bytes",

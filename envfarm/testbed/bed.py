@@ -24,6 +24,7 @@ from envfarm.core.process import Process, children_of
 from . import programs
 from .control_plane import SERVER
 from .net import enter, inside
+from .node import import_command, remove_cgroups
 from .pki import USERS, kubeconfig, make_pki
 from .programs import Shape
 from .supervisor import SOCKET
@@ -60,7 +61,7 @@ class Bed:
         """The calling thread is in the bed's network for as long as the block lasts."""
         return inside(self.process.pid)
 
-    def order(self, do: str, **more: str) -> dict[str, Any]:
+    def order(self, do: str, **more: object) -> dict[str, Any]:
         """Of the supervisor: ``status``, ``kill``, ``start``. Raises ``ProviderError``."""
         try:
             with socket.socket(socket.AF_UNIX) as asked:
@@ -75,6 +76,23 @@ class Bed:
                 f"The bed in {self.folder} did not {do}: {answer['error']}.", reason=Reason.box_lost, phase="testbed"
             )
         return answer["ok"]
+
+    def run(self, *argv: str) -> str:
+        """What a command inside the bed prints. Raises ``ProviderError`` where it fails."""
+        done = self.order("run", argv=argv)
+        if done["code"]:
+            raise ProviderError(
+                f"{argv[0]} in the bed ended with {done['code']}: {done['stderr'].strip()}.",
+                reason=Reason.box_start_failed, phase="testbed",
+            )  # fmt: skip
+        return done["stdout"]
+
+    def load(self, image: bytes) -> None:
+        """Give the node an image, as :func:`.images.image` makes it."""
+        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".tar") as file:
+            file.write(image)
+            file.flush()
+            self.run(*import_command(self.folder, file.name))
 
     def down(self) -> None:
         """End it and remove every trace. A bed that is down already is no error."""
@@ -188,6 +206,7 @@ def _end(folder: Path, process: Process) -> None:
     owner = _owners.pop(process.pid, -1)
     if owner >= 0:
         os.close(owner)
+    remove_cgroups(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 

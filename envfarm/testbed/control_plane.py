@@ -23,6 +23,8 @@ class Program:
     ready: str = ""
     """URL that answers 200 once it is started; empty: nothing is waited for."""
     environ: dict[str, str] = field(default_factory=dict[str, str])
+    after: tuple[tuple[str, ...], ...] = ()
+    """Commands that must succeed before the next program is started; each is tried until it does."""
 
 
 def control_plane(bed: Path, programs: Path) -> Iterator[Program]:

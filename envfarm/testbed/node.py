@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .control_plane import SERVER, Program
-from .net import NODE_IP, PODS, SERVICES
+from .images import image, layer_of
+from .net import NODE_IP, PODS
 from .pki import kubeconfig
 
 NODE = "node-0"
@@ -22,8 +25,22 @@ def cgroup_of(bed: Path) -> str:
     return f"envfarm-testbed-{bed.name}"
 
 
+def import_command(bed: Path, tar: str) -> list[str]:
+    """Gives the node an image; to be run inside the bed."""
+    return ["ctr", f"--address={bed}/run/containerd.sock", "--namespace=k8s.io", "images", "import", tar]
+
+
+def remove_cgroups(bed: Path) -> None:
+    """What an ended bed leaves: empty cgroups, deepest first. A bed without any is no error."""
+    for controller in CGROUPS.iterdir() if CGROUPS.is_dir() else ():
+        top = controller / cgroup_of(bed)
+        for folder, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):  # its processes may take a moment more; the next sweep finds it
+                Path(folder).rmdir()
+
+
 def real_node(bed: Path, programs: Path) -> Iterator[Program]:
-    """containerd, kubelet, kube-proxy. The caller loads :data:`PAUSE` between the first two."""
+    """containerd, which gets the pause image; kubelet; kube-proxy."""
     for name in ("run", "containerd", "kubelet", "pods", "cni"):
         (bed / name).mkdir()
     for controller in CGROUPS.iterdir():
@@ -33,7 +50,10 @@ def real_node(bed: Path, programs: Path) -> Iterator[Program]:
     (bed / "cni" / "10-bed.conflist").write_text(json.dumps(_network()))
     (bed / "containerd.toml").write_text(_containerd(bed))
     address = f"{bed}/run/containerd.sock"
-    yield Program("containerd", (f"{programs}/containerd", f"--config={bed}/containerd.toml"))
+    pause = bed / "pause.tar"
+    pause.write_bytes(image(PAUSE, [layer_of({"pause": programs / "pause"})], entrypoint=["/pause"]))
+    load = tuple(import_command(bed, str(pause)))
+    yield Program("containerd", (f"{programs}/containerd", f"--config={bed}/containerd.toml"), after=(load,))
     for user in ("node", "proxy"):
         (bed / f"{user}.kubeconfig").write_text(kubeconfig(pki, SERVER, user))
     (bed / "kubelet.json").write_text(json.dumps(_kubelet(bed, address)))
@@ -104,6 +124,7 @@ def _kubelet(bed: Path, address: str) -> dict[str, Any]:
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup_of(bed)}",
         "failCgroupV1": False,
+        "podPidsLimit": 256,
         "failSwapOn": False,
         "enforceNodeAllocatable": ["pods"],
         "resolvConf": "",
@@ -125,6 +146,3 @@ def _proxy(bed: Path) -> dict[str, Any]:
         "clusterCIDR": PODS,
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
-
-
-__all__ = ["CGROUPS", "NODE", "PAUSE", "SERVICES", "cgroup_of", "real_node"]

@@ -18,7 +18,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .control_plane import SERVER, Program, control_plane
 from .net import make_network
@@ -46,8 +48,7 @@ class Supervisor:
             self._running[program.name] = subprocess.Popen(
                 program.argv,
                 cwd=self._bed,
-                env={"PATH": f"{self._programs}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self._bed)}
-                | program.environ,
+                env=self._environ() | program.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -59,6 +60,18 @@ class Supervisor:
                 tail = path.read_bytes()[-3000:].decode(errors="replace")
                 raise RuntimeError(f"{program.name} {'is not ready' if code is None else f'ended with {code}'}: {tail}")
             time.sleep(0.05)
+        for command in program.after:
+            while (done := self.run(command)).returncode:
+                if time.monotonic() > deadline or self._running[program.name].poll() is not None:
+                    raise RuntimeError(f"after {program.name}: {' '.join(command)}: {done.stdout}{done.stderr}")
+                time.sleep(0.1)
+
+    def run(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """A command inside the bed, to its end."""
+        return subprocess.run(argv, env=self._environ(), capture_output=True, text=True, check=False)
+
+    def _environ(self) -> dict[str, str]:
+        return {"PATH": f"{self._programs}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self._bed)}
 
     def _answers(self, url: str) -> bool:
         try:
@@ -69,17 +82,34 @@ class Supervisor:
 
     def create(self, path: str, body: dict[str, object]) -> None:
         """One object, as administrator. Raises ``urllib.error.HTTPError``."""
-        headers = {"Authorization": f"Bearer {token(self._bed / 'pki', 'admin')}", "Content-Type": "application/json"}
-        request = urllib.request.Request(SERVER + path, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=30, context=self._context):
-            pass
+        self._call(path, json.dumps(body).encode())
 
-    def order(self, order: dict[str, str]) -> dict[str, object]:
-        """``status``; ``kill NAME [signal]``; ``start NAME``: for tests that break things."""
+    def await_node(self, name: str) -> None:
+        """Until the node takes Pods. Raises ``RuntimeError``."""
+        deadline = time.monotonic() + _READY_SEC
+        while time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.HTTPError):  # it has not registered yet
+                status = json.loads(self._call(f"/api/v1/nodes/{name}"))["status"]
+                if any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or ()):
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"node {name} does not get ready")
+
+    def _call(self, path: str, body: bytes | None = None) -> bytes:
+        headers = {"Authorization": f"Bearer {token(self._bed / 'pki', 'admin')}", "Content-Type": "application/json"}
+        request = urllib.request.Request(SERVER + path, body, headers)
+        with urllib.request.urlopen(request, timeout=30, context=self._context) as answer:
+            return answer.read()
+
+    def order(self, order: dict[str, Any]) -> dict[str, object]:
+        """``status``; ``run ARGV``; and for tests that break things ``kill NAME [signal]``, ``start NAME``."""
         name = order.get("name", "")
         match order.get("do"):
             case "status":
                 return {name: process.pid for name, process in self._running.items() if process.poll() is None}
+            case "run":
+                done = self.run(order["argv"])
+                return {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
             case "kill":
                 process = self._running[name]
                 process.send_signal(getattr(signal, order.get("signal", "SIGKILL")))
@@ -156,10 +186,13 @@ def main(bed: Path, programs: Path, shape: Shape, owner: int) -> None:
             supervisor.create("/api/v1/nodes", node(index))
         took["nodes"] = round(time.monotonic() - begun, 2)
     else:
-        from .node import real_node
+        from .node import NODE, real_node
 
         for program in real_node(bed, programs):
             start(program)
+        begun = time.monotonic()
+        supervisor.await_node(NODE)
+        took["node ready"] = round(time.monotonic() - begun, 2)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(bed / SOCKET))
         listener.listen(16)

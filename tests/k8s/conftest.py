@@ -12,6 +12,8 @@ from envfarm.testbed import bed as beds
 from envfarm.testbed.bed import Bed
 from envfarm.testbed.programs import Shape
 
+from .images import agent_image, box_image
+
 
 def _up(shape: Shape) -> Iterator[Bed]:
     if why := beds.unable():
@@ -41,3 +43,12 @@ async def client(fleet: Bed, cluster: Cluster) -> AsyncIterator[KubeClient]:
     with fleet.inside():
         async with KubeClient(cluster) as made:
             yield made
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Bed]:
+    """One real node, with the tests' images."""
+    for bed in _up(Shape.node):
+        bed.load(agent_image())
+        bed.load(box_image())
+        yield bed

@@ -38,6 +38,7 @@ type execResult struct {
 	DurationSec    float64 `json:"duration_sec"`
 	CPUSec         float64 `json:"cpu_sec"`
 	MaxRSSKB       int64   `json:"max_rss_kb"`
+	OOMKilled      bool    `json:"oom_killed"`
 	StdoutCutBytes int64   `json:"stdout_cut_bytes"`
 	StderrCutBytes int64   `json:"stderr_cut_bytes"`
 	ReportCutBytes int64   `json:"report_cut_bytes"`

@@ -31,6 +31,7 @@ type options struct {
 	tokenFile string
 	deadline  float64
 	heartbeat float64
+	dropEnv   string
 }
 
 // Main serves one box until it is asked to end, its deadline or the end of its heartbeat, and kills all that is in it.
@@ -42,9 +43,11 @@ func Main(args []string) int {
 	flags.StringVar(&o.tokenFile, "token-file", "", "file with the token that every request must carry; it is deleted")
 	flags.Float64Var(&o.deadline, "deadline-sec", 0, "life of the box")
 	flags.Float64Var(&o.heartbeat, "heartbeat-sec", 0, "end the box after this long without a request; 0: never")
+	flags.StringVar(&o.dropEnv, "drop-env", "", "commands do not get variables whose names begin with this")
 	if err := flags.Parse(args); err != nil {
 		return exitUsage
 	}
+	o.cleanEnv()
 	if err := protect(); err != nil {
 		return complain(exitBroken, err)
 	}
@@ -116,6 +119,15 @@ func shedFaultHandlers() error {
 		}
 	}
 	return nil
+}
+
+// cleanEnv forgets what whoever started us put into every environment: a kubelet adds the services of its namespace.
+func (o options) cleanEnv() {
+	for _, pair := range os.Environ() {
+		if name, _, _ := strings.Cut(pair, "="); o.dropEnv != "" && strings.HasPrefix(name, o.dropEnv) {
+			_ = os.Unsetenv(name)
+		}
+	}
 }
 
 // token reads the token and deletes its file, which a subject could read as well.

@@ -70,7 +70,11 @@ func (s *Server) execOnce(conn *wire.Conn, request *execRequest, kept *record) e
 			lose()
 		}
 	}
+	before := oomKills()
 	result, err := s.execute(request, emit, started)
+	if err == nil {
+		result.OOMKilled = oomKills() > before
+	}
 	if kept != nil {
 		s.journal.close(kept, result, err)
 	}
