@@ -12,6 +12,7 @@ AGENT_FOLDER = "/run/envfarm"
 LABEL_RUN, LABEL_POOL, LABEL_SLOT = "envfarm.dev/run", "envfarm.dev/pool", "envfarm.dev/slot"
 LABEL_OWNER = "envfarm.dev/owner"
 MANAGED = {"app.kubernetes.io/managed-by": "envfarm", "app.kubernetes.io/name": "envfarm-box"}
+_TOKEN = "ENVFARM_TOKEN"
 _GRACE_SEC = 15
 _UID = 61000
 """Of everything in a box; no user of any image we build."""
@@ -68,17 +69,20 @@ def box_pod(
         "imagePullPolicy": shape.pull_policy,
         "command": [
             f"{AGENT_FOLDER}/envfarm-agent", "serve", "--listen", f"tcp::{AGENT_PORT}",
-            "--token-file", f"{AGENT_FOLDER}/token", "--deadline-sec", f"{shape.life_sec:g}",
+            "--token-env", _TOKEN, "--deadline-sec", f"{shape.life_sec:g}",
             "--heartbeat-sec", str(shape.heartbeat_sec), "--drop-env", "KUBERNETES_",
         ],
         "workingDir": "/",
-        "env": [{"name": key, "value": value} for key, value in sorted(shape.environ.items())],
+        "env": [
+            {"name": _TOKEN, "value": token},
+            *({"name": key, "value": value} for key, value in sorted(shape.environ.items())),
+        ],
         "resources": {"limits": size, "requests": size},
         "securityContext": _confined(),
         "ports": [{"containerPort": AGENT_PORT, "name": "agent"}],
         "readinessProbe": {"tcpSocket": {"port": AGENT_PORT}, "periodSeconds": 1, "failureThreshold": 30},
         "volumeMounts": [
-            {"name": "agent", "mountPath": AGENT_FOLDER},
+            {"name": "agent", "mountPath": AGENT_FOLDER, "readOnly": True},
             {"name": "scratch", "mountPath": "/dev/shm", "subPath": "shm"},
             *(
                 {"name": "scratch", "mountPath": path, "subPath": part}
@@ -92,7 +96,6 @@ def box_pod(
         "image": shape.agent_image,
         "imagePullPolicy": shape.pull_policy,
         "command": ["/envfarm-agent", "install", AGENT_FOLDER],
-        "env": [{"name": "ENVFARM_TOKEN", "value": token}],
         "resources": {"limits": small, "requests": small},
         "securityContext": _confined(),
         "volumeMounts": [{"name": "agent", "mountPath": AGENT_FOLDER}],

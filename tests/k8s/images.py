@@ -17,8 +17,25 @@ def agent_image() -> bytes:
     return image(AGENT, [layer_of({"envfarm-agent": agent_binary()})], entrypoint=["/envfarm-agent"])
 
 
+def _coreutils() -> dict[str, bytes | Path]:
+    """This machine's and dash, with the libraries that they load."""
+    listed = subprocess.run(["dpkg", "-L", "coreutils"], capture_output=True, text=True, check=True).stdout.split()
+    programs = [Path(path) for path in listed if "/bin/" in path and Path(path).is_file()]
+    programs.append(Path("/bin/dash"))  # busybox' own shell would not use them
+    found: dict[str, bytes | Path] = {f"bin/{path.name}": path for path in programs}
+    for program in programs:
+        said = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+        for library in (word for word in said.split() if word.startswith("/")):
+            found[library.lstrip("/")] = Path(library)
+    return found
+
+
 def box_image() -> bytes:
-    """Debian's static busybox."""
+    """coreutils and dash, and Debian's static busybox for the rest."""
+    core = _coreutils()
     tools = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    links = {f"bin/{name}": "/bin/busybox" for name in tools if name != "busybox"}
-    return image(BOX, [layer_of({"bin/busybox": BUSYBOX}, links)], entrypoint=["/bin/sh"], environ={"PATH": "/bin"})
+    links = {f"bin/{name}": "/bin/busybox" for name in tools if name != "busybox" and f"bin/{name}" not in core}
+    links["bin/sh"] = "/bin/dash"
+    return image(
+        BOX, [layer_of({"bin/busybox": BUSYBOX, **core}, links)], entrypoint=["/bin/sh"], environ={"PATH": "/bin"}
+    )

@@ -9,26 +9,12 @@ import (
 	"path/filepath"
 )
 
-const (
-	tokenVariable = "ENVFARM_TOKEN"
-	binary        = "envfarm-agent"
-	tokenFile     = "token"
-)
-
-// Main copies the running program into the folder args[0] and writes there the token that ENVFARM_TOKEN holds. The
-// agent deletes the token's file when it starts, so the folder must be the box's own.
+// Main copies the running program into the folder args[0], under its own name.
 func Main(args []string) int {
 	if len(args) != 1 {
 		return complain(2, errors.New("usage: envfarm-agent install FOLDER"))
 	}
-	token := os.Getenv(tokenVariable)
-	if token == "" {
-		return complain(2, fmt.Errorf("%s is not set", tokenVariable))
-	}
-	if err := copySelf(filepath.Join(args[0], binary)); err != nil {
-		return complain(5, err)
-	}
-	if err := os.WriteFile(filepath.Join(args[0], tokenFile), []byte(token), 0o600); err != nil {
+	if err := copySelf(filepath.Join(args[0], "envfarm-agent")); err != nil {
 		return complain(5, err)
 	}
 	return 0

@@ -29,6 +29,7 @@ type options struct {
 	listenFD  int
 	listen    string
 	tokenFile string
+	tokenEnv  string
 	deadline  float64
 	heartbeat float64
 	dropEnv   string
@@ -41,6 +42,7 @@ func Main(args []string) int {
 	flags.IntVar(&o.listenFD, "listen-fd", -1, "inherited descriptor of a listening socket")
 	flags.StringVar(&o.listen, "listen", "", "tcp:ADDRESS to listen on; needs --token-file")
 	flags.StringVar(&o.tokenFile, "token-file", "", "file with the token that every request must carry; it is deleted")
+	flags.StringVar(&o.tokenEnv, "token-env", "", "variable with the token; commands do not get it")
 	flags.Float64Var(&o.deadline, "deadline-sec", 0, "life of the box")
 	flags.Float64Var(&o.heartbeat, "heartbeat-sec", 0, "end the box after this long without a request; 0: never")
 	flags.StringVar(&o.dropEnv, "drop-env", "", "commands do not get variables whose names begin with this")
@@ -130,19 +132,27 @@ func (o options) cleanEnv() {
 	}
 }
 
-// token reads the token and deletes its file, which a subject could read as well.
+// token reads the token and deletes its file, or forgets its variable: a subject could read them as well. What the
+// kernel still tells of our environment is out of its reach, for we are not dumpable.
 func (o options) token() (string, error) {
-	if o.tokenFile == "" {
+	var text string
+	switch {
+	case o.tokenFile != "":
+		content, err := os.ReadFile(o.tokenFile)
+		if err != nil {
+			return "", err
+		}
+		if err := os.Remove(o.tokenFile); err != nil {
+			return "", fmt.Errorf("the token file cannot be removed, and commands could read it: %w", err)
+		}
+		text = string(content)
+	case o.tokenEnv != "":
+		text = os.Getenv(o.tokenEnv)
+		_ = os.Unsetenv(o.tokenEnv)
+	default:
 		return "", nil
 	}
-	text, err := os.ReadFile(o.tokenFile)
-	if err != nil {
-		return "", err
-	}
-	if err := os.Remove(o.tokenFile); err != nil {
-		return "", fmt.Errorf("the token file cannot be removed, and commands could read it: %w", err)
-	}
-	token := strings.TrimSpace(string(text))
+	token := strings.TrimSpace(text)
 	if len(token) < 16 {
 		return "", errors.New("the token is shorter than 16 characters")
 	}
@@ -160,7 +170,7 @@ func (o options) listener(token string) (net.Listener, error) {
 	case !isTCP || o.listenFD >= 0:
 		return nil, errors.New("give either --listen-fd N (3 or more) or --listen tcp:ADDRESS")
 	case token == "":
-		return nil, errors.New("--listen needs --token-file: every command in the box can reach the port")
+		return nil, errors.New("--listen needs --token-file or --token-env: every command in the box can reach the port")
 	}
 	return net.Listen("tcp", address)
 }
