@@ -108,13 +108,14 @@ def build(say: Callable[[str], None], shape: Shape | None = None) -> dict[str, f
         names = ", ".join(module.packages)
         say(f"building {names}")
         start = time.monotonic()
-        _build(module, folder())
+        build_module(module, folder())
         took[names] = round(time.monotonic() - start, 1)
         say(f"{took[names]:g} s: {names}")
     return took
 
 
-def _build(module: Module, where: Path) -> None:
+def build_module(module: Module, where: Path) -> None:
+    """Build a module's programs into a folder. Raises ``ProviderError``."""
     scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=where))
     try:
         # one command for all of a module's programs: what they share is compiled, and waited for, once
