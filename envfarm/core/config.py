@@ -100,7 +100,9 @@ class Config(Section):
     """SQLAlchemy URL. Default: SQLite below ``home``."""
     blobs: str = ""
     """fsspec URL of the blob store. Default: a folder below ``home``."""
-    provider: LocalProviderConfig | CustomProviderConfig = Field(default=LocalProviderConfig(), discriminator="type")
+    provider: LocalProviderConfig | KubernetesProviderConfig | CustomProviderConfig = Field(
+        default=LocalProviderConfig(), discriminator="type"
+    )
     """Who starts boxes."""
     limits: Limits = Limits()
     """Limits of a task's box."""

@@ -63,14 +63,16 @@ def _from_kubeconfig(path: Path | None, context: str | None) -> Cluster:
     # the package knows every way to authenticate, exec plug-ins among them; importing it takes a second
     from kubernetes import client, config
     from kubernetes.config.config_exception import ConfigException
+    from yaml import YAMLError
 
     made = client.Configuration()
     try:
         config.load_kube_config(str(path) if path else None, context, client_configuration=made)
         _, active = config.list_kube_config_contexts(str(path) if path else None)
-    except (ConfigException, OSError) as error:  # the boundary to a user's file
+    except (ConfigException, OSError, YAMLError) as error:  # the boundary to a user's file
+        said = " ".join(str(error).split())
         raise ClusterError(
-            f"No cluster can be reached: {error}.".replace("..", "."), reason=Reason.no_cluster, phase="connect",
+            f"No cluster can be reached: {said}.".replace("..", "."), reason=Reason.no_cluster, phase="connect",
             remedy="Name a kubeconfig with --kubeconfig or KUBECONFIG.",
         ) from error  # fmt: skip
 

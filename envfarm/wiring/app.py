@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import cast
 
-from envfarm.core.config import Config, CustomProviderConfig
+from envfarm.core.config import Config, CustomProviderConfig, KubernetesProviderConfig
 from envfarm.core.environment import Environment, Recipe, TestCommand
 from envfarm.core.errors import ConfigError, Reason, StoreError
 from envfarm.core.ports import BlobStore, EnvironmentBuilder, Repository, SandboxProvider, TestRunner, Verifier
@@ -113,6 +113,12 @@ async def make_provider(config: Config) -> AsyncIterator[SandboxProvider]:
     chosen = config.provider
     if isinstance(chosen, CustomProviderConfig):
         made = _custom(chosen)(home=config.home_path, options=chosen.options)
+    elif isinstance(chosen, KubernetesProviderConfig):
+        from envfarm.farm.pods.provider import KubernetesProvider
+        from envfarm.kube.cluster import load_cluster
+
+        file = Path(chosen.kubeconfig).expanduser() if chosen.kubeconfig else None
+        made = KubernetesProvider(load_cluster(file, chosen.context or None), chosen)
     else:
         from envfarm.sandbox.local import LocalProvider
 
