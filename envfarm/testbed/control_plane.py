@@ -77,6 +77,7 @@ def _apiserver(pki: Path) -> Iterator[str]:
     yield "--authorization-mode=Node,RBAC"
     # added to the defaults, among which are PodSecurity, ValidatingAdmissionPolicy, ResourceQuota, LimitRanger
     yield "--enable-admission-plugins=NodeRestriction"
+    yield "--allow-privileged=true"  # as clusters have it: pod security is what refuses
     yield f"--token-auth-file={pki}/tokens.csv"
     for flag, name in (
         ("client-ca-file", "ca.crt"),

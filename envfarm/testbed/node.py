@@ -47,7 +47,7 @@ def real_node(bed: Path, programs: Path) -> Iterator[Program]:
         if controller.is_dir() and not controller.is_symlink():
             (controller / cgroup_of(bed)).mkdir(exist_ok=True)
     pki = bed / "pki"
-    (bed / "cni" / "10-bed.conflist").write_text(json.dumps(_network()))
+    (bed / "cni" / "10-bed.conflist").write_text(json.dumps(_network(bed)))
     (bed / "containerd.toml").write_text(_containerd(bed))
     address = f"{bed}/run/containerd.sock"
     pause = bed / "pause.tar"
@@ -71,9 +71,9 @@ def real_node(bed: Path, programs: Path) -> Iterator[Program]:
     )
 
 
-def _network() -> dict[str, Any]:
+def _network(bed: Path) -> dict[str, Any]:
     addresses = {
-        "type": "host-local", "dataDir": "/run/envfarm-cni", "ranges": [[{"subnet": PODS}]],
+        "type": "host-local", "dataDir": f"{bed}/addresses", "ranges": [[{"subnet": PODS}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     }  # fmt: skip
     return {
