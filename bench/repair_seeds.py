@@ -53,8 +53,10 @@ def train_seed(arguments: argparse.Namespace, seed: int) -> Trained:
     rl, further, four = (folder / name for name in ("rl", "further", "rl-four"))
     if not (rl / METRICS).exists():
         reinforce(arguments, seed, 0, rl)
-    wall = arguments.expected_sec + sum(
-        json.loads(line)["seconds"][part] for line in (rl / METRICS).open() for part in ("rollout", "train")
+    wall = (
+        arguments.expected_sec
+        + arguments.last_sec
+        + sum(json.loads(line)["seconds"][part] for line in (rl / METRICS).open() for part in ("rollout", "train"))
     )
     if not (further / "steps").exists():
         bring_further(arguments, seed, wall, further)
@@ -73,15 +75,25 @@ METRICS = "metrics.jsonl"
 def reinforce(arguments: argparse.Namespace, seed: int, runs: int, folder: Path) -> None:
     """Reinforcement learning, MTP on; the policy and its metrics are left in ``folder``. First on the verdicts of the
     train run; then, for so many seconds as are asked for, on planted bugs whose answers are known, by the expected
-    reward. In this order the second stage, whose pages never come again, makes good what the first learned by heart."""
-    begin = Path(arguments.checkpoint)
-    verdicts = folder.with_name(folder.name + "-verdicts") if arguments.expected_sec else folder
-    if not (verdicts / METRICS).exists():
-        learn_verdicts(arguments, seed, runs, begin, verdicts)
-    if arguments.expected_sec:
-        reward = arguments.expected_share
-        bring_further(arguments, seed, arguments.expected_sec, folder, reward=reward, begin=verdicts)
-        shutil.copy(verdicts / METRICS, folder)
+    reward and a share of likelihood; last, at low rates, by the expected reward alone. In this order the later stages,
+    whose pages never come again, make good what the first learned by heart; the likelihood, on the pages of the
+    control, keeps the likeliest answer."""
+    at = Path(arguments.checkpoint)
+    stages = [
+        (arguments.expected_sec, arguments.expected_share, arguments.control_share),
+        (arguments.last_sec, 1.0, 0.05),
+    ]
+    stages = [each for each in stages if each[0]]
+    made = [folder.with_name(f"{folder.name}-{number}") for number in range(len(stages))] + [folder]
+    if not (made[0] / METRICS).exists():
+        learn_verdicts(arguments, seed, runs, at, made[0])
+    for number, (seconds, reward, share) in enumerate(stages):
+        begin, end = made[number : number + 2]
+        if not (end / "steps").exists():
+            # other pages in each stage
+            bring_further(arguments, seed + 1000 * number, seconds, end, reward=reward, begin=begin, share=share)
+    if stages:
+        shutil.copy(made[0] / METRICS, folder)
 
 
 def learn_verdicts(arguments: argparse.Namespace, seed: int, runs: int, begin: Path, folder: Path) -> None:
@@ -139,9 +151,11 @@ def bring_further(
     *,
     reward: float = 0.0,
     begin: Path | None = None,
+    share: float = 0.0,
 ) -> None:
     """The checkpoint, or the policy in ``begin``, after so many more seconds on the bring-up's pages, left in
-    ``folder`` with the steps taken. ``reward`` is the share of the expected reward in what is maximised."""
+    ``folder`` with the steps taken. ``reward`` is the share of the expected reward in what is maximised, ``share`` that
+    of the peak rates at first."""
     recipe = recipe_of(arguments)
     # steps as small as one thread takes them; the recipe's own may be those of a GPU
     steps = recipe.training.model_copy(update={"tokens": arguments.control_tokens, "half": False})
@@ -150,7 +164,7 @@ def bring_further(
         shutil.copy(Path(arguments.checkpoint) / "tokenizer.json", scratch)
         control = Bringup(recipe.model_copy(update={"training": steps}), files, [], Path(scratch), pages=0)
         control.policy.load_state_dict(policy_of(begin or Path(arguments.checkpoint)).state_dict())
-        taken = control.extend(seconds, share=arguments.control_share, seed=seed, reward=reward)
+        taken = control.extend(seconds, share=share or arguments.control_share, seed=seed, reward=reward)
         save_policy(control.policy, folder)
     (folder / "steps").write_text(str(taken))
 

@@ -300,6 +300,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--expected-share", type=float, default=0.75, help="of the expected reward there; the rest is likelihood"
     )
+    parser.add_argument("--last-sec", type=float, default=0.0, help="seconds by expected reward alone, at low rates")
     parser.add_argument("--train-heads", action="store_true", help="MTP heads beside the policy; a third more time")
     parser.add_argument("--groups", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)

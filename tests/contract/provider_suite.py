@@ -126,12 +126,13 @@ async def test_a_box_ends_at_its_wall_limit(provider: SandboxProvider, spec: Box
         with pytest.raises(EnvfarmError) as caught:
             await asyncio.wait_for(shell(box, "sleep 30", timeout_sec=60), 20)
         assert caught.value.reason in (Reason.wall_limit, Reason.box_lost)
-        for _ in range(200):
+        patience_sec = 10 if provider.name == "local" else 40  # a kubelet on a busy machine is slow to tell
+        for _ in range(20 * patience_sec):
             if not any(info.alive for info in await provider.list() if info.id == box.id):
                 break
             await asyncio.sleep(0.05)
         else:
-            pytest.fail("the box is still there ten seconds after its limit")
+            pytest.fail(f"the box is still there {patience_sec} seconds after its limit")
     finally:
         await provider.release(box)
 
