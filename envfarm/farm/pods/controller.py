@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -15,27 +14,24 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from envfarm.core.errors import ClusterError, EnvfarmError, Reason
 from envfarm.core.failpoints import failpoint
-from envfarm.kube import manifests
 from envfarm.kube.client import KubeClient
 from envfarm.kube.informer import Informer
-from envfarm.kube.manifests import LABEL_POOL, LABEL_RUN, LABEL_SLOT
+from envfarm.kube.manifests import LABEL_RUN
 from envfarm.kube.slim import Pod
-from envfarm.kube.template import PodTemplate
 from envfarm.store import Store
 from envfarm.store.slots import Hold, Place, Slots
 
 from . import calls
 from .events import Watcher
+from .ground import Ground
 from .leasing import Committer, Counter, Lease
 from .limits import Bucket
 from .naming import pod_name, shard
-from .placement import NodeList, Placement
 from .pool import Phase, Pool, Slot
-from .spec import FarmSpec, Placing, PoolSpec
+from .spec import FarmSpec, PoolSpec
+from .tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +39,6 @@ _LEAD_SEC = 30.0
 _LEASE_SEC = 120.0
 _SWEEP_SEC = 5.0
 _TICK_SEC = 0.05
-_NODES = msgspec.json.Decoder(NodeList)
 
 
 class Farm:
@@ -55,7 +50,7 @@ class Farm:
         self._client = client
         self._holder = holder or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._epoch, self._secret = 0, ""
-        self.pools = {each.name: self._empty_pool(each) for each in spec.pools}
+        self.pools = {each.name: _empty_pool(spec, each) for each in spec.pools}
         self._specs = {each.name: each for each in spec.pools}
         self._counters = {name: Counter(pool) for name, pool in self.pools.items()}
         self.watcher = Watcher(
@@ -64,8 +59,7 @@ class Farm:
             on_ended=self._end_soon, on_empty=self._emptied,
         )  # fmt: skip
         self._committer = Committer(self._slots, lambda: self._epoch, _LEASE_SEC)
-        self._templates: dict[tuple[str, str], PodTemplate] = {}
-        self._placements: dict[str, Placement] = {}
+        self._ground = Ground(spec, client)
         self._leases: dict[tuple[str, int], Lease] = {}
         self._calls: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self._makers = makers
@@ -82,21 +76,18 @@ class Farm:
         ``ClusterError``."""
         self._epoch, self._secret = await asyncio.to_thread(self._slots.lead, self._holder, _LEAD_SEC)
         try:
-            owners = [await self._shard(number) for number in range(self.spec.shards)]
-            for each in self.spec.pools:
-                self._prepare(each, owners)
-            await self._place_directly()
+            await self._ground.prepare()
             known = {(p.pool, p.slot): p for p in await asyncio.to_thread(self._slots.places)}
             self._remember(known)
-            for number in range(self.spec.shards):
-                path = f"/api/v1/namespaces/{self._namespace(number)}/pods"
+            for namespace in self._ground.namespaces:
+                path = f"/api/v1/namespaces/{namespace}/pods"
                 informer = Informer(
                     self._client, path, selector=f"{LABEL_RUN}={self.spec.name}", on_change=self.watcher.changed
                 )
                 await calls.insist(informer.relist, tries=8)
                 self.informers.append(await self._open.enter_async_context(informer))
             self._settle(known)
-            tasks = await self._open.enter_async_context(_Tasks(self._failed))
+            tasks = await self._open.enter_async_context(Tasks(self._failed))
             for _ in range(self._makers):
                 tasks.start(self._work())
             for loop in (self._fill(), self._lead(), self._sweep()):
@@ -132,8 +123,7 @@ class Farm:
             if self.failure is not None:
                 raise self.failure
             await asyncio.sleep(_TICK_SEC)
-        for number in range(self.spec.shards):
-            name = self._namespace(number)
+        for name in self._ground.namespaces:
             with contextlib.suppress(ClusterError):  # gone is what is wanted
                 await self._client.call("DELETE", f"/api/v1/namespaces/{name}", what="delete namespaces")
 
@@ -180,51 +170,7 @@ class Farm:
         if lease is not None and not lease.lost.done():
             lease.lost.set_result(why)
 
-    # -- the cluster's side ----------------------------------------------------------------------------------------
-
-    def _namespace(self, number: int) -> str:
-        return shard(self.spec.name, number, self.spec.shards)
-
-    def _empty_pool(self, spec: PoolSpec) -> Pool:
-        slots = [Slot(index, shard(self.spec.name, index, self.spec.shards)) for index in range(spec.size)]
-        return Pool(spec.name, spec.size, Bucket(spec.rate, spec.burst), slots)
-
-    async def _shard(self, number: int) -> dict[str, Any]:
-        """The namespace and its root object; the reference to that."""
-        name = self._namespace(number)
-        body = msgspec.json.encode(manifests.namespace(name, self.spec.name))
-        await calls.ensure(self._client, "/api/v1/namespaces", body, "create namespaces")
-        root = manifests.root_object("envfarm-root", name, self.spec.name)
-        path = f"/api/v1/namespaces/{name}/configmaps"
-        await calls.ensure(self._client, path, msgspec.json.encode(root), f"create configmaps in {name}")
-        made = await calls.fetch(self._client, f"{path}/envfarm-root", f"get configmaps in {name}")
-        return manifests.owner_reference({**root, **json.loads(made)})
-
-    def _prepare(self, spec: PoolSpec, owners: list[dict[str, Any]]) -> None:
-        for number, owner in enumerate(owners):
-            namespace = self._namespace(number)
-
-            def make(
-                *, name: str, slot: str, token: str, node: str, at: str = namespace, by: Any = owner
-            ) -> dict[str, Any]:
-                labels = {LABEL_RUN: self.spec.name, LABEL_POOL: spec.name, LABEL_SLOT: slot}
-                return manifests.box_pod(
-                    spec.shape, name=name, namespace=at, labels=labels, token=token, owner=by, node=node
-                )
-
-            self._templates[spec.name, namespace] = PodTemplate(make)
-
-    async def _place_directly(self) -> None:
-        direct = [each for each in self.spec.pools if each.placing is Placing.direct]
-        if not direct:
-            return
-        found = _NODES.decode(await calls.fetch(self._client, "/api/v1/nodes", "list nodes"))
-        for each in direct:
-            shape = each.shape
-            self._placements[each.name] = Placement(
-                found.items, cpus=shape.cpus, memory_mb=shape.memory_mb, image=shape.image,
-                tolerations=shape.tolerations, selector=shape.node_selector,
-            )  # fmt: skip
+    # -- what was before us ----------------------------------------------------------------------------------------
 
     def _remember(self, known: dict[tuple[str, int], Place]) -> None:
         """What the store says was meant: before the cluster is asked, so that its answer finds the places."""
@@ -254,8 +200,7 @@ class Farm:
                 pool.move(slot, Phase.held)
                 hold = Hold(name, index, slot.generation, slot.token, place.holder)
                 self._leases[name, index] = self._lease(name, slot, hold)
-            if slot.node and name in self._placements:
-                self._placements[name].taken(slot.node)
+            self._ground.found(name, slot.node)
 
     # -- work ------------------------------------------------------------------------------------------------------
 
@@ -288,16 +233,12 @@ class Farm:
 
     async def _create(self, pool: Pool, slot: Slot, generation: int) -> None:
         name = pod_name(pool.name, slot.index, generation)
-        placement, node = self._placements.get(pool.name), ""
-        if placement is not None:
-            node = placement.place()
-            if not node:
-                pool.breaker.failed(Reason.capacity, "no node has room for it.", time.monotonic())
-                pool.move(slot, Phase.empty)
-                return
-        slot.node = node
-        token = calls.token_of(self._secret, name)
-        body = self._templates[pool.name, slot.namespace].body(name=name, slot=str(slot.index), token=token, node=node)
+        slot.node = self._ground.place(pool.name)
+        if not slot.node and self._ground.chooses(pool.name):
+            pool.breaker.failed(Reason.capacity, "no node has room for it.", time.monotonic())
+            pool.move(slot, Phase.empty)
+            return
+        body = self._ground.body(pool.name, slot, name=name, token=calls.token_of(self._secret, name))
         failpoint("farm.create.before")
         try:
             pod = await calls.create(self._client, slot.namespace, name, self.spec.name, body)
@@ -317,8 +258,7 @@ class Farm:
                 pool.move(slot, Phase.starting)
 
     def _emptied(self, pool: Pool, slot: Slot) -> None:
-        if slot.node and pool.name in self._placements:
-            self._placements[pool.name].gone(slot.node)
+        self._ground.left(pool.name, slot.node)
         self._wake.set()
 
     def _end_soon(self, pool: Pool, slot: Slot) -> None:
@@ -365,28 +305,6 @@ class Farm:
         log.error("the controller of farm %s ends: %s", self.spec.name, error)
 
 
-class _Tasks:
-    """Background tasks that end together; the first failure is told."""
-
-    def __init__(self, failed: Any) -> None:
-        self._failed, self._tasks = failed, set[asyncio.Task[None]]()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it until the end of the block."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failed(error)
-            for other in self._tasks:
-                other.cancel()
+def _empty_pool(farm: FarmSpec, spec: PoolSpec) -> Pool:
+    slots = [Slot(index, shard(farm.name, index, farm.shards)) for index in range(spec.size)]
+    return Pool(spec.name, spec.size, Bucket(spec.rate, spec.burst), slots)
