@@ -18,7 +18,6 @@ from .errors import refusal
 from .throttle import Throttle
 
 JSON = "application/json"
-MERGE_PATCH = "application/merge-patch+json"
 _CONNECT_SEC = 10.0
 _ANSWER_SEC = 60.0
 _TRIES = 8
@@ -69,7 +68,6 @@ class KubeClient:
         *,
         what: str,
         body: bytes | None = None,
-        content_type: str = JSON,
         query: Mapping[str, str] | None = None,
         timeout_sec: float = _ANSWER_SEC,
     ) -> bytes:
@@ -83,7 +81,7 @@ class KubeClient:
             tries += 1
             epoch = await self.throttle.enter()
             try:
-                code, data, wait_sec = await self._once(method, path, what, body, content_type, query, timeout_sec)
+                code, data, wait_sec = await self._once(method, path, what, body, query, timeout_sec)
                 self.calls[f"{method} {code}"] = self.calls.get(f"{method} {code}", 0) + 1
                 if code == 429:
                     self.throttle.refused(epoch)
@@ -102,13 +100,13 @@ class KubeClient:
             await asyncio.sleep(wait_sec * (1 + random.random() / 4))
 
     async def _once(
-        self, method: str, path: str, what: str, body: bytes | None, content_type: str,
+        self, method: str, path: str, what: str, body: bytes | None,
         query: Mapping[str, str] | None, timeout_sec: float,
     ) -> tuple[int, bytes, float]:  # fmt: skip
         assert self._session is not None
         headers = await self._headers()
         if body is not None:
-            headers["Content-Type"] = content_type
+            headers["Content-Type"] = JSON
         try:
             async with (
                 asyncio.timeout(timeout_sec),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -116,7 +116,13 @@ class Slots:
 
         def write(tx: Transaction) -> None:
             self._fenced(tx, epoch)
-            rows = [self._values(each) | {"new_holder": each.holder, "new_token": each.token} for each in holds]
+            rows = [
+                {
+                    **self._at(each), "at_generation": each.generation,
+                    "new_holder": each.holder, "new_token": each.token,
+                }
+                for each in holds
+            ]  # fmt: skip
             change = (
                 sa.update(slots)
                 .where(_AT, slots.c.generation == sa.bindparam("at_generation"))
@@ -137,9 +143,7 @@ class Slots:
             lost: list[Hold] = []
             for each in holds:
                 change = sa.update(slots).where(_AT, slots.c.token == each.token, slots.c.holder != "")
-                values = self._values(each)
-                values.pop("at_generation")
-                if not tx.connection.execute(change.values(until=tx.now + ttl_sec), values).rowcount:
+                if not tx.connection.execute(change.values(until=tx.now + ttl_sec), self._at(each)).rowcount:
                     lost.append(each)
             return lost
 
@@ -150,10 +154,8 @@ class Slots:
 
         def write(tx: Transaction) -> None:
             self._fenced(tx, epoch)
-            rows = [self._values(each) | {"old_token": each.token} for each in holds]
+            rows = [self._at(each) | {"old_token": each.token} for each in holds]
             change = sa.update(slots).where(_AT, slots.c.token == sa.bindparam("old_token"))
-            for row in rows:
-                row.pop("at_generation")
             if rows:
                 tx.connection.execute(change.values(holder="", until=None), rows)
 
@@ -162,26 +164,22 @@ class Slots:
     def places(self) -> list[Place]:
         """Everything that is known of the farm."""
 
-        def look(connection: Connection) -> list[Place]:
-            columns = [slots.c[name] for name in ("pool", "slot", "generation", "holder", "token", "until")]
-            return [Place(*row) for row in connection.execute(sa.select(*columns).where(slots.c.farm == self.farm))]
-
-        return self._store.read(look)
+        return self._store.read(lambda connection: self._select(connection))
 
     def overdue(self) -> list[Place]:
         """Leases that have run out, by the store's clock."""
 
-        def look(connection: Connection) -> list[Place]:
-            late = (slots.c.farm == self.farm) & (slots.c.until < Transaction(connection).now)
-            columns = [slots.c[name] for name in ("pool", "slot", "generation", "holder", "token", "until")]
-            return [Place(*row) for row in connection.execute(sa.select(*columns).where(late))]
+        return self._store.read(
+            lambda connection: self._select(connection, slots.c.until < Transaction(connection).now)
+        )
 
-        return self._store.read(look)
+    def _select(self, connection: Connection, *more: sa.ColumnElement[bool]) -> list[Place]:
+        columns = [slots.c[field.name] for field in fields(Place)]
+        return [Place(*row) for row in connection.execute(sa.select(*columns).where(slots.c.farm == self.farm, *more))]
 
-    def _values(self, each: Hold) -> dict[str, object]:
-        return {
-            "at_farm": self.farm, "at_pool": each.pool, "at_slot": each.slot, "at_generation": each.generation,
-        }  # fmt: skip
+    def _at(self, each: Hold) -> dict[str, object]:
+        """Parameters of :data:`_AT`."""
+        return {"at_farm": self.farm, "at_pool": each.pool, "at_slot": each.slot}
 
     def _fenced(self, tx: Transaction, epoch: int) -> None:
         found = tx.connection.execute(

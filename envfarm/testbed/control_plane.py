@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .net import NODE_IP, SERVICES
-from .pki import kubeconfig
 
 SERVER = f"https://{NODE_IP}:6443"
 _ETCD = "http://127.0.0.1:2379"
@@ -30,8 +29,6 @@ class Program:
 def control_plane(bed: Path, programs: Path) -> Iterator[Program]:
     """etcd, API server, controller manager, scheduler. ``bed/etcd`` is in memory."""
     pki = bed / "pki"
-    for user, file in (("manager", "manager"), ("scheduler", "scheduler")):
-        (bed / f"{file}.kubeconfig").write_text(kubeconfig(pki, SERVER, user))
     go = {"GOGC": "400"}  # a fifth less CPU for twice the memory
     yield Program(
         "etcd",

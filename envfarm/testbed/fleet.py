@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .control_plane import SERVER, Program
-from .pki import kubeconfig
+from .control_plane import Program
 
 NODES = 100
 PODS_EACH = 250
@@ -19,7 +18,6 @@ LABEL = "envfarm.test/shape"
 
 def simulated_nodes(bed: Path, programs: Path) -> Iterator[Program]:
     """KWOK itself. The nodes are made through the API, by :func:`node`."""
-    (bed / "kwok.kubeconfig").write_text(kubeconfig(bed / "pki", SERVER, "kwok"))
     config = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",

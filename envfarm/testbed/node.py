@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .control_plane import SERVER, Program
+from .control_plane import Program
 from .images import image, layer_of
 from .net import NODE_IP, PODS
-from .pki import kubeconfig
 
 NODE = "node-0"
 PAUSE = "envfarm.test/pause:1"
@@ -46,7 +45,6 @@ def real_node(bed: Path, programs: Path) -> Iterator[Program]:
     for controller in CGROUPS.iterdir():
         if controller.is_dir() and not controller.is_symlink():
             (controller / cgroup_of(bed)).mkdir(exist_ok=True)
-    pki = bed / "pki"
     (bed / "cni" / "10-bed.conflist").write_text(json.dumps(_network(bed)))
     (bed / "containerd.toml").write_text(_containerd(bed))
     address = f"{bed}/run/containerd.sock"
@@ -54,8 +52,6 @@ def real_node(bed: Path, programs: Path) -> Iterator[Program]:
     pause.write_bytes(image(PAUSE, [layer_of({"pause": programs / "pause"})], entrypoint=["/pause"]))
     load = tuple(import_command(bed, str(pause)))
     yield Program("containerd", (f"{programs}/containerd", f"--config={bed}/containerd.toml"), after=(load,))
-    for user in ("node", "proxy"):
-        (bed / f"{user}.kubeconfig").write_text(kubeconfig(pki, SERVER, user))
     (bed / "kubelet.json").write_text(json.dumps(_kubelet(bed, address)))
     yield Program(
         "kubelet",

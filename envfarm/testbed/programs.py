@@ -94,7 +94,8 @@ def folder(environ: Mapping[str, str] = os.environ) -> Path:
 def missing(shape: Shape | None = None) -> list[Module]:
     """Modules of which a program has not been built, of those that a shape needs; of all where none is named."""
     wanted = [module for module in MODULES if shape is None or shape in module.shapes]
-    return [module for module in wanted if not all((folder() / name).exists() for name in module.packages)]
+    where = folder()
+    return [module for module in wanted if not all((where / name).exists() for name in module.packages)]
 
 
 def build(say: Callable[[str], None], shape: Shape | None = None) -> dict[str, float]:
@@ -102,13 +103,14 @@ def build(say: Callable[[str], None], shape: Shape | None = None) -> dict[str, f
 
     A program appears under its name only when it is whole, so an interrupted build goes on where it stopped.
     """
-    folder().mkdir(parents=True, exist_ok=True)
+    where = folder()
+    where.mkdir(parents=True, exist_ok=True)
     took: dict[str, float] = {}
     for module in missing(shape):
         names = ", ".join(module.packages)
         say(f"building {names}")
         start = time.monotonic()
-        build_module(module, folder())
+        build_module(module, where)
         took[names] = round(time.monotonic() - start, 1)
         say(f"{took[names]:g} s: {names}")
     return took

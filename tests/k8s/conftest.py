@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from envfarm.kube.client import KubeClient
 from envfarm.kube.cluster import Cluster, load_cluster
+from envfarm.store import Store
 from envfarm.testbed import bed as beds
 from envfarm.testbed.bed import Bed
 from envfarm.testbed.programs import Shape
@@ -52,3 +54,10 @@ def node() -> Iterator[Bed]:
         bed.load(agent_image())
         bed.load(box_image())
         yield bed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """Of a farm."""
+    with Store.open(f"sqlite:///{tmp_path}/farm.db") as opened:
+        yield opened

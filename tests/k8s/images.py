@@ -5,10 +5,16 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from envfarm.kube.manifests import BoxShape
 from envfarm.sandbox.agent_binary import agent_binary
+from envfarm.testbed.fleet import TAINT
 from envfarm.testbed.images import image, layer_of
 
 AGENT, BOX = "envfarm.test/agent:1", "envfarm.test/box:1"
+SIMULATED = BoxShape(
+    image=BOX, agent_image=AGENT, cpus=0.1, memory_mb=64, tolerations=({"key": TAINT, "operator": "Exists"},)
+)
+"""A box on a node of the fleet: it gets ready and runs nothing."""
 BUSYBOX = Path("/usr/bin/busybox")
 
 

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
@@ -21,21 +20,11 @@ from envfarm.kube.cluster import Cluster
 from envfarm.kube.manifests import LABEL_RUN, BoxShape
 from envfarm.kube.slim import Pod, PodList
 from envfarm.store import Store
-from envfarm.testbed.fleet import TAINT
 
 from .faults import FaultProxy
+from .images import SIMULATED as SHAPE
 
 pytestmark = pytest.mark.k8s
-SHAPE = BoxShape(
-    image="envfarm.test/box:1", agent_image="envfarm.test/agent:1", cpus=0.1, memory_mb=64,
-    tolerations=({"key": TAINT, "operator": "Exists"},),
-)  # fmt: skip
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/farm.db") as opened:
-        yield opened
 
 
 @pytest.fixture

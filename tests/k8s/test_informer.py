@@ -17,18 +17,13 @@ from envfarm.kube import manifests
 from envfarm.kube.client import KubeClient
 from envfarm.kube.cluster import Cluster, load_cluster
 from envfarm.kube.informer import Informer
-from envfarm.kube.manifests import BoxShape
 from envfarm.kube.slim import Pod, PodList
 from envfarm.testbed.bed import Bed
-from envfarm.testbed.fleet import TAINT
 
 from .faults import FaultProxy
+from .images import SIMULATED as SHAPE
 
 pytestmark = pytest.mark.k8s
-SHAPE = BoxShape(
-    image="envfarm.test/box:1", agent_image="envfarm.test/agent:1", cpus=0.1, memory_mb=64,
-    tolerations=({"key": TAINT, "operator": "Exists"},),
-)  # fmt: skip
 
 
 @pytest.fixture

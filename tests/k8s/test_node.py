@@ -8,8 +8,7 @@ import dataclasses
 import functools
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -41,12 +40,6 @@ async def client(node: Bed) -> AsyncIterator[KubeClient]:
     with node.inside():
         async with KubeClient(load_cluster(node.kubeconfig())) as made:
             yield made
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(f"sqlite:///{tmp_path}/farm.db") as opened:
-        yield opened
 
 
 def farm_spec(size: int, shape: BoxShape = SHAPE, placing: Placing = Placing.scheduler) -> FarmSpec:

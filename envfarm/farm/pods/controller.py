@@ -77,7 +77,7 @@ class Farm:
         self._epoch, self._secret = await asyncio.to_thread(self._slots.lead, self._holder, _LEAD_SEC)
         try:
             await self._ground.prepare()
-            known = {(p.pool, p.slot): p for p in await asyncio.to_thread(self._slots.places)}
+            known = self._known(await asyncio.to_thread(self._slots.places))
             self._remember(known)
             for namespace in self._ground.namespaces:
                 path = f"/api/v1/namespaces/{namespace}/pods"
@@ -135,7 +135,7 @@ class Farm:
         slots = await counter.take(count, timeout_sec)
         holds: list[Hold] = []
         for slot in slots:
-            slot.token, slot.holder = slot.token + 1, holder
+            slot.token += 1
             holds.append(Hold(pool, slot.index, slot.generation, slot.token, holder))
         try:
             await self._committer.hold(holds)
@@ -172,35 +172,31 @@ class Farm:
 
     # -- what was before us ----------------------------------------------------------------------------------------
 
-    def _remember(self, known: dict[tuple[str, int], Place]) -> None:
+    def _known(self, places: list[Place]) -> list[tuple[Place, Pool, Slot]]:
+        """Those that the farm still has."""
+        found = ((place, self.pools[place.pool]) for place in places if place.pool in self.pools)
+        return [(place, pool, pool.slots[place.slot]) for place, pool in found if place.slot < len(pool.slots)]
+
+    def _remember(self, known: list[tuple[Place, Pool, Slot]]) -> None:
         """What the store says was meant: before the cluster is asked, so that its answer finds the places."""
-        for (name, index), place in known.items():
-            pool = self.pools.get(name)
-            if pool is None or index >= len(pool.slots):
-                continue
-            slot = pool.slots[index]
+        for place, pool, slot in known:
             slot.generation, slot.token = place.generation, place.token
             pool.move(slot, Phase.asked)
             slot.asked_at = time.monotonic()
 
-    def _settle(self, known: dict[tuple[str, int], Place]) -> None:
+    def _settle(self, known: list[tuple[Place, Pool, Slot]]) -> None:
         """What was meant and is not there: asked for again under the same name, unless a lease proves that it was there
         and is gone. What is leased stays so."""
-        for (name, index), place in known.items():
-            pool = self.pools.get(name)
-            if pool is None or index >= len(pool.slots):
-                continue
-            slot = pool.slots[index]
+        for place, pool, slot in known:
             if slot.phase is Phase.asked and place.holder:
                 pool.move(slot, Phase.empty)
             elif slot.phase is Phase.asked:
                 self._calls.put_nowait(self._create(pool, slot, slot.generation))
             elif slot.phase is Phase.ready and place.holder:
-                slot.holder = place.holder
                 pool.move(slot, Phase.held)
-                hold = Hold(name, index, slot.generation, slot.token, place.holder)
-                self._leases[name, index] = self._lease(name, slot, hold)
-            self._ground.found(name, slot.node)
+                hold = Hold(pool.name, slot.index, slot.generation, slot.token, place.holder)
+                self._leases[pool.name, slot.index] = self._lease(pool.name, slot, hold)
+            self._ground.found(pool.name, slot.node)
 
     # -- work ------------------------------------------------------------------------------------------------------
 

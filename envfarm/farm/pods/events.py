@@ -73,8 +73,7 @@ class Watcher:
     def _started(self, pool: Pool, slot: Slot, pod: Pod) -> None:
         slot.node, slot.address = pod.spec.nodeName, pod.status.podIP
         if pod.ready:
-            slot.ready_at = self._clock()
-            self.starts.append(slot.ready_at - slot.asked_at)
+            self.starts.append(self._clock() - slot.asked_at)
             pool.move(slot, Phase.ready)
             pool.breaker.succeeded()
             self._on_ready(pool)
@@ -101,7 +100,7 @@ class Watcher:
             self.losses[why] += 1
             self._on_lost(pool, slot, why)
         self._on_empty(pool, slot)
-        slot.node = slot.address = slot.holder = ""
+        slot.node = slot.address = ""
         pool.move(slot, Phase.empty)
 
 

@@ -125,7 +125,6 @@ class Counter:
     def put_back(self, slot: Slot) -> None:
         """A place that was taken and not used."""
         if slot.phase is Phase.held:
-            slot.holder = ""
             self._pool.move(slot, Phase.ready)
             self.serve()
 

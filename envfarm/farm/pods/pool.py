@@ -35,11 +35,9 @@ class Slot:
     generation: int = 0
     token: int = 0
     """Of the newest lease."""
-    holder: str = ""
     node: str = ""
     address: str = ""
     asked_at: float = 0.0
-    ready_at: float = 0.0
     unschedulable: bool = False
 
 

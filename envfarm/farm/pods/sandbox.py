@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
-from envfarm.core.box import ExecRequest, ExecResult, FileStat, Limits
-from envfarm.core.errors import EnvfarmError, Reason, SandboxError, Tier
-from envfarm.core.ports import OutputSink
+from envfarm.core.box import Limits
+from envfarm.core.errors import Reason, SandboxError, Tier
 from envfarm.kube.slim import Pod
 from envfarm.sandbox.client import AgentSandbox, Connect
+from envfarm.sandbox.explained import ExplainedSandbox
 
 from .events import evidence
 
@@ -18,51 +17,14 @@ _TOLD_SEC = 3.0
 """How long the cluster may take to say why a box has ended."""
 
 
-class PodSandbox:
+class PodSandbox(ExplainedSandbox):
     """Satisfies ``envfarm.core.ports.Sandbox``. ``pod`` gives the Pod as the cluster told it last."""
 
     def __init__(self, name: str, connect: Connect, token: str, limits: Limits, pod: Callable[[], Pod | None]) -> None:
-        self._limits, self._pod = limits, pod
-        self._agent = AgentSandbox(name, connect, token, {"fsize_bytes": limits.file_size_mb << 20})
+        super().__init__(AgentSandbox(name, connect, token, {"fsize_bytes": limits.file_size_mb << 20}))
+        self._pod = pod
         self.beat = self._agent.beat
         self.shutdown = self._agent.shutdown
-
-    @property
-    def id(self) -> str:
-        """The Pod's name."""
-        return self._agent.id
-
-    async def exec(
-        self, request: ExecRequest, *, stdin: bytes | None = None, on_output: OutputSink | None = None
-    ) -> ExecResult:
-        """See the port."""
-        async with self._explained():
-            return await self._agent.exec(request, stdin=stdin, on_output=on_output)
-
-    async def put(self, path: str, archive: bytes) -> None:
-        """See the port."""
-        async with self._explained():
-            await self._agent.put(path, archive)
-
-    async def get(self, path: str, *, limit_bytes: int = 256 << 20) -> bytes:
-        """See the port."""
-        async with self._explained():
-            return await self._agent.get(path, limit_bytes=limit_bytes)
-
-    async def stat(self, path: str) -> FileStat | None:
-        """See the port."""
-        async with self._explained():
-            return await self._agent.stat(path)
-
-    @contextlib.asynccontextmanager
-    async def _explained(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except EnvfarmError as error:
-            # boundary: only the cluster knows what a lost box died of
-            if error.reason is Reason.box_lost and (cause := await self._cause()):
-                raise cause from error
-            raise
 
     async def _cause(self) -> SandboxError | None:
         for _ in range(int(_TOLD_SEC / 0.05)):

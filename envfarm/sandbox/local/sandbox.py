@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from envfarm.core.box import ExecRequest, ExecResult, FileStat
-from envfarm.core.errors import EnvfarmError, Reason, SandboxError, Tier
+from envfarm.core.box import ExecRequest, ExecResult
+from envfarm.core.errors import Reason, SandboxError, Tier
 from envfarm.core.ports import OutputSink
 
 from ..client import AgentSandbox, Connect
+from ..explained import ExplainedSandbox
 from .cgroups import SUPERVISOR_TASKS, Cgroups
 from .records import BoxRecord, now
 
@@ -30,18 +29,13 @@ def exec_limits(record: BoxRecord) -> dict[str, int]:
     return limits
 
 
-class LocalSandbox:
+class LocalSandbox(ExplainedSandbox):
     """Satisfies ``envfarm.core.ports.Sandbox``. A box that died of its limits says so, with the policy's tier."""
 
     def __init__(self, record: BoxRecord, connect: Connect, cgroups: Cgroups) -> None:
         self.record = record
         self._cgroups = cgroups
-        self._agent = AgentSandbox(record.id, connect, exec_limits=exec_limits(record))
-
-    @property
-    def id(self) -> str:
-        """The box's name."""
-        return self.record.id
+        super().__init__(AgentSandbox(record.id, connect, exec_limits=exec_limits(record)))
 
     async def exec(
         self, request: ExecRequest, *, stdin: bytes | None = None, on_output: OutputSink | None = None
@@ -49,8 +43,7 @@ class LocalSandbox:
         """See the port. ``oom_killed`` is the kernel's own count, read around the command: where several run at once
         it is set on all of them."""
         before = self._cgroups.oom_kills(self.id)
-        async with self._explained():
-            result = await self._agent.exec(request, stdin=stdin, on_output=on_output)
+        result = await super().exec(request, stdin=stdin, on_output=on_output)
         if result.signal is not None and now() >= self.record.deadline_at:
             # The agent kills everything before it ends the box; which of the two is heard of first is chance.
             raise self._ended_at_limit()
@@ -58,32 +51,7 @@ class LocalSandbox:
             return result.model_copy(update={"oom_killed": True})
         return result
 
-    async def put(self, path: str, archive: bytes) -> None:
-        """See the port."""
-        async with self._explained():
-            await self._agent.put(path, archive)
-
-    async def get(self, path: str, *, limit_bytes: int = 256 << 20) -> bytes:
-        """See the port."""
-        async with self._explained():
-            return await self._agent.get(path, limit_bytes=limit_bytes)
-
-    async def stat(self, path: str) -> FileStat | None:
-        """See the port."""
-        async with self._explained():
-            return await self._agent.stat(path)
-
-    @contextlib.asynccontextmanager
-    async def _explained(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except EnvfarmError as error:
-            # boundary: only the host knows what a lost box died of
-            if error.reason is Reason.box_lost and (cause := self._cause_of_death()):
-                raise cause from error
-            raise
-
-    def _cause_of_death(self) -> SandboxError | None:
+    async def _cause(self) -> SandboxError | None:
         limits = self.record.limits
         if self._cgroups.oom_kills(self.id) > 0:
             return SandboxError(
